@@ -1,0 +1,181 @@
+//! The command line of `vmseal`: clap types and nothing else.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::coverage::Component;
+use crate::measurement::PcrBank;
+
+/// Seal a LUKS2 volume to the boot that was measured into the TPM.
+#[derive(Debug, Parser)]
+#[command(name = "vmseal", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Options that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Firmware event log to read instead of the running system's
+    #[arg(long, global = true, value_name = "FILE")]
+    pub eventlog: Option<PathBuf>,
+    /// TPM to use: device:PATH or swtpm:host=HOST,port=PORT [default: device:/dev/tpmrm0]
+    #[arg(long, global = true, value_name = "TCTI", env = "TPM2TOOLS_TCTI")]
+    pub tcti: Option<String>,
+    /// File of pinned volumes
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/vmseal/pins.json")]
+    pub pins: PathBuf,
+    /// Print one JSON object on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say what is done; twice for details
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Seal a keyslot of a LUKS2 volume to this TPM and this boot
+    Enroll(Enroll),
+    /// Open a sealed volume, or prove that it would open
+    Unlock(Unlock),
+    /// Show keyslots and tokens, and which would have opened in this boot
+    Status(Status),
+    /// Remove a keyslot and its tokens
+    Revoke(Revoke),
+    /// Tell the measured boot as a story
+    Eventlog(Eventlog),
+    /// Print a completion script, or the options part of the manual
+    #[command(hide = true)]
+    Generate(Generate),
+}
+
+/// A LUKS2 volume: where its data and its header are.
+#[derive(Debug, Args)]
+pub struct Volume {
+    /// Block device or image file
+    #[arg(value_name = "DEVICE")]
+    pub device: PathBuf,
+    /// Detached LUKS2 header
+    #[arg(long, value_name = "FILE")]
+    pub header: Option<PathBuf>,
+}
+
+/// `vmseal enroll`
+#[derive(Debug, Args)]
+pub struct Enroll {
+    /// The volume.
+    #[command(flatten)]
+    pub volume: Volume,
+    /// How the TPM decides: pcr binds to the literal values of this boot
+    #[arg(long, value_enum, default_value_t = PolicyMode::Pcr)]
+    pub policy: PolicyMode,
+    /// PCRs to seal to, such as 0+4+7; 15 is always added
+    #[arg(long, value_name = "auto|PCRS", default_value = "auto")]
+    pub pcrs: String,
+    /// PCR bank: sha1, sha256, sha384 or sha512
+    #[arg(long, default_value = "sha256")]
+    pub bank: PcrBank,
+    /// Read the passphrase of the volume from this file instead of asking
+    #[arg(long, value_name = "FILE")]
+    pub unlock_key_file: Option<PathBuf>,
+    /// Add a recovery key too, and print it once
+    #[arg(long)]
+    pub recovery_key: bool,
+    /// Seal although no PCR covers this: firmware, loader, kernel, initrd or cmdline
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    pub allow_uncovered: Vec<Component>,
+    /// Show what would be sealed to, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// How the TPM decides whether to release the secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PolicyMode {
+    /// Literal PCR values.
+    Pcr,
+}
+
+/// `vmseal unlock`
+#[derive(Debug, Args)]
+pub struct Unlock {
+    /// The volume.
+    #[command(flatten)]
+    pub volume: Volume,
+    /// Name of the device-mapper device to open
+    #[arg(required_unless_present = "test", conflicts_with = "test")]
+    pub name: Option<String>,
+    /// Prove that a keyslot opens; activate nothing, latch nothing
+    #[arg(long)]
+    pub test: bool,
+}
+
+/// `vmseal status`
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Block device or image file; without it, every LUKS2 volume of the system
+    #[arg(value_name = "DEVICE")]
+    pub device: Option<PathBuf>,
+    /// Detached LUKS2 header
+    #[arg(long, value_name = "FILE", requires = "device")]
+    pub header: Option<PathBuf>,
+}
+
+/// `vmseal revoke`
+#[derive(Debug, Args)]
+#[group(id = "what", required = true, multiple = false, args = ["keyslot", "tpm"])]
+pub struct Revoke {
+    /// The volume.
+    #[command(flatten)]
+    pub volume: Volume,
+    /// The keyslot to remove, with every token that uses it
+    #[arg(long, value_name = "N")]
+    pub keyslot: Option<u32>,
+    /// Remove every TPM token and its keyslot
+    #[arg(long)]
+    pub tpm: bool,
+}
+
+/// `vmseal eventlog`
+#[derive(Debug, Args)]
+pub struct Eventlog {
+    /// Event log to read instead of the running system's
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Second log: systemd's tpm2-measure.log [default: the running system's, with its event log]
+    #[arg(long, value_name = "FILE")]
+    pub userspace_log: Option<PathBuf>,
+    /// Compare the replayed values with the TPM, and fail when they differ
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// `vmseal generate`
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// What to print.
+    #[arg(value_enum)]
+    pub what: Generated,
+}
+
+/// What `vmseal generate` can print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Generated {
+    /// Completions for bash.
+    Bash,
+    /// Completions for fish.
+    Fish,
+    /// Completions for zsh.
+    Zsh,
+}

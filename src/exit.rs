@@ -1,0 +1,43 @@
+//! Exit codes of `vmseal` and `vmseal-boot`: the contract with boot hooks and scripts (DESIGN §8).
+
+/// How a command ended. The number is the process's exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// A fault of vmseal, or of the system below it, that no other code describes.
+    Internal = 1,
+    /// Wrong arguments.
+    Usage = 2,
+    /// Refused, and nothing was changed.
+    Refused = 3,
+    /// No TPM token that vmseal can read.
+    NoToken = 10,
+    /// No TPM, or it did not answer in time.
+    NoTpm = 11,
+    /// The PCRs are not those that were sealed to, or not those of the log.
+    PcrMismatch = 12,
+    /// The token belongs to another TPM.
+    OtherTpm = 13,
+    /// The TPM refuses authorizations for now (dictionary-attack lockout).
+    Lockout = 14,
+    /// The token is malformed.
+    BadToken = 15,
+    /// The keyslot did not open: wrong passphrase, or a secret that fits no keyslot.
+    Keyslot = 16,
+    /// Not the volume that was pinned. Fatal for the device.
+    NotPinned = 17,
+    /// A PIN is needed, or the given one is wrong.
+    Pin = 18,
+    /// No signature covers the present state.
+    NoSignature = 19,
+    /// Not approved.
+    NotApproved = 20,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}

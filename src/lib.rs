@@ -1,0 +1,4 @@
+//! wip
+pub mod exit;
+pub mod measurement;
+pub mod secret;

@@ -1,0 +1,73 @@
+//! Bytes that must not outlive their use: zeroed on drop, without `Debug`, `Clone` or comparison.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+/// The bytes inside the sealed TPM object: 32 random bytes, one shard of a systemd token.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct SealedSecret(Vec<u8>);
+
+impl SealedSecret {
+    /// Length of a secret that [`SealedSecret::random`] makes, as in systemd's `tpm2_seal`.
+    pub const LEN: usize = 32;
+
+    /// Takes ownership of bytes that the TPM released.
+    pub fn from_unsealed(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// 32 bytes of the kernel's random number generator.
+    ///
+    /// # Errors
+    /// The generator's error when it is not available.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        let mut secret = Self(vec![0; Self::LEN]);
+        getrandom::fill(&mut secret.0)?;
+        Ok(secret)
+    }
+
+    /// The bytes, for the call that seals them.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// What systemd enrols in the keyslot: the padded base64 text of the bytes, no newline.
+    pub fn to_keyslot_passphrase(&self) -> KeyslotPassphrase {
+        KeyslotPassphrase::new(STANDARD.encode(&self.0).into_bytes())
+    }
+}
+
+/// What opens a LUKS2 keyslot: a typed passphrase, a key file, or the text of a [`SealedSecret`].
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct KeyslotPassphrase(Vec<u8>);
+
+impl KeyslotPassphrase {
+    /// Takes ownership of the bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, for the call that opens or adds a keyslot.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The key of the volume itself, read from a keyslot.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct VolumeKey(Vec<u8>);
+
+impl VolumeKey {
+    /// Takes ownership of the bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, for activation, the pin's fingerprint and the latch.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A buffer for secrets on their way into one of the types above.
+pub type SecretBuffer = Zeroizing<Vec<u8>>;
