@@ -1,4 +1,7 @@
 //! wip
 pub mod exit;
 pub mod measurement;
+pub mod policy;
 pub mod secret;
+pub mod token;
+pub mod tpm;

@@ -181,13 +181,17 @@ impl PcrValues {
 
     /// Only the PCRs of `pcrs`; `None` when a value is missing.
     pub fn restricted_to(&self, pcrs: &BTreeSet<PcrIndex>) -> Option<Self> {
-        let values = pcrs.iter().map(|pcr| Some((*pcr, *self.get(*pcr)?))).collect::<Option<_>>()?;
+        let values =
+            pcrs.iter().map(|pcr| Some((*pcr, *self.get(*pcr)?))).collect::<Option<_>>()?;
         Some(Self { bank: self.bank, values })
     }
 
     /// The PCRs of `self` whose value in `other` differs or is missing.
     pub fn differing(&self, other: &Self) -> Vec<PcrIndex> {
-        self.iter().filter(|(pcr, value)| other.get(*pcr) != Some(value)).map(|(pcr, _)| pcr).collect()
+        self.iter()
+            .filter(|(pcr, value)| other.get(*pcr) != Some(value))
+            .map(|(pcr, _)| pcr)
+            .collect()
     }
 }
 

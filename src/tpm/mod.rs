@@ -1,0 +1,131 @@
+//! The TPM: storage root key, sealing, unsealing, PCRs. The only room that names tss_esapi.
+//!
+//! Commands run in a thread of their own, so that a TPM that never answers costs a bounded time:
+//! every operation ends with its result or with [`TpmError::Timeout`].
+
+mod error;
+mod pcr;
+mod seal;
+mod session;
+mod srk;
+mod tcti;
+mod unseal;
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tss_esapi::Context;
+
+pub use error::TpmError;
+pub use srk::{PrimaryAlgorithm, SRK_HANDLE, SrkPublic, StorageKey};
+pub use tcti::Tcti;
+
+type Job = Box<dyn FnOnce(&mut Context) + Send>;
+
+/// A connection to a TPM.
+pub struct Tpm {
+    jobs: Option<Sender<Job>>,
+    worker: Option<JoinHandle<()>>,
+    deadline: Instant,
+    timeout: Duration,
+    /// Whether a timeout has passed: the worker is then given up, not waited for.
+    stuck: std::cell::Cell<bool>,
+    /// Lets a test see what an unencrypted session would show on the wire.
+    #[cfg(test)]
+    clear_sessions: bool,
+}
+
+impl Tpm {
+    /// Connects to a TPM. `timeout` bounds all operations of this connection together.
+    ///
+    /// # Errors
+    /// [`TpmError::Absent`], [`TpmError::NotPermitted`] or [`TpmError::Timeout`].
+    pub fn connect(tcti: &Tcti, timeout: Duration) -> Result<Self, TpmError> {
+        let conf = tcti.to_conf()?;
+        let (jobs, queue) = channel::<Job>();
+        let (connected, connection) = channel();
+        let name = tcti.to_string();
+        let worker = std::thread::spawn(move || {
+            let context = Context::new(conf);
+            match context {
+                Ok(mut context) => {
+                    if connected.send(Ok(())).is_ok() {
+                        queue.into_iter().for_each(|job| job(&mut context));
+                    }
+                }
+                Err(error) => {
+                    let cause = error.to_string();
+                    let _ = connected.send(Err(TpmError::Absent { tcti: name, cause }));
+                }
+            }
+        });
+        let tpm = Self {
+            jobs: Some(jobs),
+            worker: Some(worker),
+            deadline: Instant::now() + timeout,
+            timeout,
+            stuck: std::cell::Cell::new(false),
+            #[cfg(test)]
+            clear_sessions: false,
+        };
+        tpm.wait(&connection)??;
+        Ok(tpm)
+    }
+
+    /// Runs `job` on the worker, which owns the connection.
+    fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Context) -> Result<T, TpmError> + Send + 'static,
+    ) -> Result<T, TpmError> {
+        let (done, result) = channel();
+        let job: Job = Box::new(move |context| {
+            // Nobody listens any more after a timeout.
+            let _ = done.send(job(context));
+        });
+        if let Some(jobs) = &self.jobs
+            && !self.stuck.get()
+            && jobs.send(job).is_ok()
+        {
+            return self.wait(&result)?;
+        }
+        Err(self.timed_out())
+    }
+
+    fn wait<T>(&self, result: &Receiver<T>) -> Result<T, TpmError> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        result.recv_timeout(left).map_err(|error| match error {
+            RecvTimeoutError::Timeout => {
+                self.stuck.set(true);
+                self.timed_out()
+            }
+            RecvTimeoutError::Disconnected => TpmError::Response {
+                during: "keep the connection",
+                message: "the connection ended".into(),
+            },
+        })
+    }
+
+    fn timed_out(&self) -> TpmError {
+        TpmError::Timeout { seconds: self.timeout.as_secs() }
+    }
+
+    fn encrypts(&self) -> bool {
+        #[cfg(test)]
+        return !self.clear_sessions;
+        #[cfg(not(test))]
+        true
+    }
+}
+
+impl Drop for Tpm {
+    /// Waits until the worker has flushed what it left in the TPM, unless it is stuck.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(worker) = self.worker.take()
+            && !self.stuck.get()
+        {
+            let _ = worker.join();
+        }
+    }
+}
