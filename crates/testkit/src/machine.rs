@@ -1,0 +1,122 @@
+//! A virtual machine without the machine: a TPM that booted, a disk, a pins file, and `vmseal`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::image::{Image, PASSPHRASE};
+use crate::run::{Ran, run};
+use crate::swtpm::Swtpm;
+use crate::virtual_boot::{Recording, fixture_folder};
+
+/// The boot that tests start from: OVMF and a unified kernel image.
+pub const BASE: &str = "uki/base";
+/// The same machine with another kernel and its initrd.
+pub const OTHER_KERNEL: &str = "uki/kernel";
+/// The same machine with another command line.
+pub const OTHER_CMDLINE: &str = "uki/cmdline";
+
+/// A TPM, a disk and the program under test, in a folder of their own.
+pub struct Machine {
+    /// The TPM.
+    pub tpm: Swtpm,
+    /// The disk.
+    pub image: Image,
+    /// Where all files of this machine are.
+    pub folder: TempDir,
+    program: PathBuf,
+    log: PathBuf,
+}
+
+impl Machine {
+    /// A machine that booted [`BASE`]. `program` is `env!("CARGO_BIN_EXE_vmseal")`.
+    pub fn booted(program: &str) -> Self {
+        Self::with_tpm(program, Swtpm::start(), BASE)
+    }
+
+    /// A machine with this TPM that booted a fixture.
+    pub fn with_tpm(program: &str, tpm: Swtpm, boot: &str) -> Self {
+        let folder = TempDir::with_prefix("vmseal-test-").unwrap();
+        // The key file of `enroll`, without a newline.
+        std::fs::write(folder.path().join("passphrase"), PASSPHRASE).unwrap();
+        let image = Image::create(folder.path());
+        let mut machine = Self { tpm, image, folder, program: program.into(), log: PathBuf::new() };
+        machine.boot(boot);
+        machine
+    }
+
+    /// Resets the TPM and boots a fixture.
+    pub fn boot(&mut self, boot: &str) {
+        self.tpm.restart();
+        Recording::fixture(boot).replay_into(&mut self.tpm.wire());
+        self.log = fixture_folder(boot).join("log.bin");
+    }
+
+    /// A file of this machine's folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The pins file.
+    pub fn pins(&self) -> PathBuf {
+        self.file("pins.json")
+    }
+
+    /// The bytes of the pins file, if there is one.
+    pub fn pins_bytes(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.pins()).ok()
+    }
+
+    /// The key file with the passphrase.
+    pub fn key_file(&self) -> PathBuf {
+        self.file("passphrase")
+    }
+
+    /// A command of vmseal on this machine's TPM, log and pins file.
+    pub fn vmseal(&self, arguments: &[&str]) -> Command {
+        self.vmseal_with(&self.tpm.tcti(), &self.log, arguments)
+    }
+
+    /// A command of vmseal on this machine's pins file, with another TPM or log.
+    pub fn vmseal_with(&self, tcti: &str, log: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).args(["--tcti", tcti]);
+        command.arg("--eventlog").arg(log).arg("--pins").arg(self.pins());
+        command.env_remove("TPM2TOOLS_TCTI");
+        command
+    }
+
+    /// The event log of the boot.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// `vmseal enroll IMAGE` by the passphrase, with further options.
+    pub fn enroll(&self, options: &[&str]) -> Ran {
+        let mut command = self.vmseal(&["enroll"]);
+        command.arg("--unlock-key-file").arg(self.key_file()).args(options);
+        run(command.arg(self.image.path()))
+    }
+
+    /// `vmseal unlock IMAGE --test`, with further options.
+    pub fn unlock(&self, options: &[&str]) -> Ran {
+        run(self.vmseal(&["unlock", "--test"]).args(options).arg(self.image.path()))
+    }
+
+    /// `vmseal status IMAGE`, with further options.
+    pub fn status(&self, options: &[&str]) -> Ran {
+        run(self.vmseal(&["status"]).args(options).arg(self.image.path()))
+    }
+
+    /// `vmseal revoke IMAGE`, with further options.
+    pub fn revoke(&self, options: &[&str]) -> Ran {
+        run(self.vmseal(&["revoke"]).args(options).arg(self.image.path()))
+    }
+}
+
+/// The project's top folder.
+pub fn project() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("crates/testkit lies two folders down").to_owned()
+}

@@ -1,0 +1,98 @@
+//! Running programs: how they ended, what they said, always within a bounded time.
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// No program of a test runs longer than this.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// How a program ended and what it printed.
+#[derive(Debug)]
+pub struct Ran {
+    /// The exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// Wall time.
+    pub took: Duration,
+}
+
+impl Ran {
+    /// Asserts the exit code, showing all that was printed when it is another.
+    #[track_caller]
+    pub fn code(self, expected: i32) -> Self {
+        assert_eq!(self.code, Some(expected), "exit code; {self:#?}");
+        self
+    }
+
+    /// Asserts success.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        self.code(0)
+    }
+
+    /// Asserts that standard error, in lower case, holds `text`.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.stderr.to_lowercase().contains(&text.to_lowercase()), "{text:?} in {self:#?}");
+        self
+    }
+
+    /// Standard output as JSON.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+    }
+}
+
+/// Runs a command with nothing on standard input.
+pub fn run(command: &mut Command) -> Ran {
+    run_with_input(command, b"")
+}
+
+/// Runs a command with `input` on standard input.
+pub fn run_with_input(command: &mut Command, input: &[u8]) -> Ran {
+    let start = Instant::now();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
+    // A program that ends without reading its input is no fault of the test.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let stdout = collect(child.stdout.take().unwrap());
+    let stderr = collect(child.stderr.take().unwrap());
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if start.elapsed() > LIMIT {
+            let _ = child.kill();
+            panic!("{command:?} did not end within {LIMIT:?}");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let took = start.elapsed();
+    let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+    Ran { code: status.code(), stdout, stderr, took }
+}
+
+/// Runs a tool that must succeed and returns its standard output.
+#[track_caller]
+pub fn tool(program: &str, args: &[&str]) -> String {
+    let ran = run(Command::new(program).args(args));
+    assert_eq!(ran.code, Some(0), "{program} {args:?}: {ran:#?}");
+    ran.stdout
+}
+
+fn collect(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = from.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}

@@ -1,0 +1,190 @@
+//! A private software TPM for one test.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::wire::Wire;
+
+/// `TPM_PT_LOCKOUT_COUNTER`: failed authorizations that count towards the lockout.
+const LOCKOUT_COUNTER: u32 = 0x20e;
+/// First handles of loaded sessions, saved sessions and transient objects.
+const LEFT_BEHIND: [u32; 3] = [0x0200_0000, 0x0300_0000, 0x8000_0000];
+
+/// A running swtpm on two loopback ports, with its own state. It ends with the value.
+pub struct Swtpm {
+    child: Child,
+    port: u16,
+    banks: Vec<String>,
+    // Removed after the process that writes to it: fields drop in order, `drop` kills first.
+    _state: TempDir,
+}
+
+impl Swtpm {
+    /// A new TPM with the sha256 bank.
+    pub fn start() -> Self {
+        Self::with_banks(&["sha256"])
+    }
+
+    /// A new TPM with these banks, of sha1, sha256, sha384 and sha512.
+    pub fn with_banks(banks: &[&str]) -> Self {
+        // swtpm changes to / : the state's path must be absolute, as a TempDir's is.
+        let state = TempDir::with_prefix("swtpm-").expect("a temporary folder");
+        let (child, port) = (0..50)
+            .find_map(|_| try_start(&state, free_ports()))
+            .expect("swtpm starts on a free pair of ports (package swtpm)");
+        let banks = banks.iter().map(ToString::to_string).collect();
+        let tpm = Self { child, port, banks, _state: state };
+        tpm.allocate();
+        tpm
+    }
+
+    /// The data port; the control port is the next one.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The TCTI string.
+    pub fn tcti(&self) -> String {
+        tcti(self.port)
+    }
+
+    /// A connection of the kit's own. No other program is served while it lives.
+    pub fn wire(&self) -> Wire {
+        Wire::connect(self.port)
+    }
+
+    /// A power cycle: PCRs, sessions and transient objects are gone, NV memory stays.
+    pub fn restart(&self) {
+        let init = [0, 0, 0, 2, 0, 0, 0, 0];
+        assert_eq!(self.control(&init), 0, "CMD_INIT");
+        self.wire().startup();
+    }
+
+    /// Makes it another TPM: a new storage seed, no persistent keys. PCRs stay.
+    pub fn replace_owner(&self) {
+        self.wire().clear();
+    }
+
+    /// Removes what a killed program left loaded, as a resource manager does.
+    pub fn flush(&self) {
+        let mut wire = self.wire();
+        for kind in LEFT_BEHIND {
+            for handle in wire.handles(kind) {
+                wire.flush(handle);
+            }
+        }
+    }
+
+    /// How many objects and sessions are loaded.
+    pub fn loaded(&self) -> usize {
+        let mut wire = self.wire();
+        LEFT_BEHIND.iter().map(|kind| wire.handles(*kind).len()).sum()
+    }
+
+    /// Failed authorizations counted towards the dictionary-attack lockout.
+    pub fn lockout_counter(&self) -> u32 {
+        self.wire().property(LOCKOUT_COUNTER)
+    }
+
+    /// The value of a PCR, in lower-case hexadecimal.
+    pub fn pcr(&self, bank: &str, pcr: u8) -> String {
+        hex::encode(self.wire().read_pcr(bank, pcr))
+    }
+
+    /// Extends a PCR, in every active bank, with a digest made of `byte`.
+    pub fn extend(&self, pcr: u32, byte: u8) {
+        let digest = |bank: &String| {
+            let alg = crate::wire::alg_id(bank);
+            let len = match alg {
+                0x4 => 20,
+                0xb => 32,
+                0xc => 48,
+                _ => 64,
+            };
+            (alg, vec![byte; len])
+        };
+        let digests: Vec<_> = self.banks.iter().map(digest).collect();
+        self.wire().extend(pcr, &digests);
+    }
+
+    fn allocate(&self) {
+        let banks: Vec<&str> = self.banks.iter().map(String::as_str).collect();
+        self.wire().allocate(&banks);
+        self.restart();
+    }
+
+    /// Sends a control command and returns the `ptm_res` of the answer.
+    fn control(&self, command: &[u8]) -> u32 {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port + 1)).expect("control port");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(command).unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).unwrap();
+        u32::from_be_bytes(answer)
+    }
+}
+
+impl Drop for Swtpm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The TCTI string of a TPM, or of a proxy before one, on a data port.
+pub fn tcti(port: u16) -> String {
+    format!("swtpm:host=127.0.0.1,port={port}")
+}
+
+/// A pair of ports that nobody listens on now, below the range of outgoing connections.
+pub(crate) fn free_ports() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Test processes run side by side: start each elsewhere.
+        let pair = (std::process::id().wrapping_mul(37).wrapping_add(step)) % 10_000;
+        let port = 12_000 + 2 * pair as u16;
+        let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if free(port) && free(port + 1) {
+            return port;
+        }
+    }
+}
+
+/// Starts swtpm; `None` when it ended at once, as it does when a port was taken in the meantime.
+fn try_start(state: &TempDir, port: u16) -> Option<(Child, u16)> {
+    let control = port + 1;
+    let mut child = Command::new("swtpm")
+        .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+        .arg("--tpmstate")
+        .arg(format!("dir={}", state.path().display()))
+        .arg("--ctrl")
+        .arg(format!("type=tcp,port={control},bindaddr=127.0.0.1"))
+        .arg("--server")
+        .arg(format!("type=tcp,port={port},bindaddr=127.0.0.1"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("swtpm (package swtpm)");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if child.try_wait().unwrap().is_some() {
+            return None;
+        }
+        // Asks by an empty connection to the control port: the data port is up before it.
+        if TcpStream::connect(("127.0.0.1", control)).is_ok() && child.try_wait().unwrap().is_none()
+        {
+            return Some((child, port));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
+}
