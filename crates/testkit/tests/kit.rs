@@ -1,6 +1,7 @@
 //! The kit itself: a test that leans on a part that lies proves nothing.
 
-#![allow(clippy::unwrap_used)]
+// Helpers of tests are tests too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
 use std::path::PathBuf;
