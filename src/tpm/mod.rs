@@ -3,6 +3,8 @@
 //! Commands run in a thread of their own, so that a TPM that never answers costs a bounded time:
 //! every operation ends with its result or with [`TpmError::Timeout`].
 
+#[cfg(test)]
+mod clear_test;
 mod error;
 mod pcr;
 mod seal;
