@@ -1,5 +1,6 @@
 //! wip
 pub mod exit;
+pub mod luks;
 pub mod measurement;
 pub mod policy;
 pub mod secret;

@@ -1,0 +1,23 @@
+//! LUKS2 volumes: the header as libcryptsetup understands it, the pin, keyslots, tokens, activation.
+//!
+//! Two ways to a header. [`HeaderCopy`] is read once and never again: what was compared with the
+//! [`Pin`] is what opens the volume. [`Device`] changes the header on the disk, under the same lock
+//! that cryptsetup takes.
+
+mod activate;
+mod device;
+mod error;
+mod ffi;
+mod header;
+mod lock;
+mod metadata;
+mod pin;
+mod pins;
+
+pub use activate::{ActivateOptions, deactivate};
+pub use device::Device;
+pub use error::LuksError;
+pub use header::HeaderCopy;
+pub use metadata::{JsonSpace, Keyslot, Metadata, Pbkdf, Priority};
+pub use pin::{Pin, PinMismatch, Unpinnable};
+pub use pins::{Pins, PinsError};

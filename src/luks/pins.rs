@@ -1,0 +1,152 @@
+//! The file of pinned volumes, `/etc/vmseal/pins.json`.
+
+use std::fmt;
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::pin::{Entry, Pin};
+
+/// Bytes that are read at most.
+const FILE_MAX: u64 = 1 << 20;
+
+/// The pins: an object from volume UUID to what is pinned of it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Pins {
+    entries: Map<String, Value>,
+}
+
+/// Why the file of pins, or one entry, cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PinsError {
+    /// Reading or writing failed.
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's word for it.
+        kind: ErrorKind,
+    },
+    /// Longer than 1 MiB.
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not a JSON object.
+    Malformed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An entry without the fields of a pin, or with fields of other types.
+    MalformedEntry {
+        /// Whose entry.
+        uuid: String,
+    },
+}
+
+impl fmt::Display for PinsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { path, kind } => write!(f, "{}: {kind}", path.display()),
+            Self::TooLarge { path } => write!(f, "{} is longer than 1 MiB", path.display()),
+            Self::Malformed { path } => write!(f, "{} is not a JSON object", path.display()),
+            Self::MalformedEntry { uuid } => write!(f, "the pin of volume {uuid} is malformed"),
+        }
+    }
+}
+
+impl std::error::Error for PinsError {}
+
+impl Pins {
+    /// Reads the file; no pins when there is none.
+    ///
+    /// # Errors
+    /// [`PinsError`] for a file that cannot be read, is too long or is not a JSON object.
+    pub fn read(path: &Path) -> Result<Self, PinsError> {
+        let mut bytes = Vec::new();
+        let read =
+            File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes));
+        match read {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(PinsError::Io { path: path.into(), kind: error.kind() }),
+            Ok(length) if length as u64 > FILE_MAX => {
+                return Err(PinsError::TooLarge { path: path.into() });
+            }
+            Ok(_) => {}
+        }
+        let malformed = |_| PinsError::Malformed { path: path.into() };
+        Ok(Self { entries: serde_json::from_slice(&bytes).map_err(malformed)? })
+    }
+
+    /// The pin of a volume, if it has one.
+    ///
+    /// # Errors
+    /// [`PinsError::MalformedEntry`]: the volume is pinned, and nobody can say to what.
+    pub fn get(&self, uuid: &str) -> Result<Option<Pin>, PinsError> {
+        let parse = |entry: &Value| serde_json::from_value::<Entry>(entry.clone());
+        match self.entries.get(uuid).map(parse) {
+            None => Ok(None),
+            Some(Ok(entry)) => Ok(Some(Pin::new(uuid, entry))),
+            Some(Err(_)) => Err(PinsError::MalformedEntry { uuid: uuid.to_owned() }),
+        }
+    }
+
+    /// Sets the pin of its volume. Fields of the old entry that vmseal does not know stay.
+    pub fn set(&mut self, pin: &Pin) {
+        let Ok(Value::Object(new)) = serde_json::to_value(&pin.entry) else { return };
+        match self.entries.get_mut(pin.uuid()).and_then(Value::as_object_mut) {
+            Some(old) => old.extend(new),
+            None => {
+                self.entries.insert(pin.uuid().to_owned(), new.into());
+            }
+        }
+    }
+
+    /// Forgets a volume; whether it was pinned.
+    pub fn remove(&mut self, uuid: &str) -> bool {
+        self.entries.remove(uuid).is_some()
+    }
+
+    /// The UUIDs of all pinned volumes.
+    pub fn uuids(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Writes the file, readable by all, so that after a crash it is the old or the new one.
+    ///
+    /// # Errors
+    /// [`PinsError::Io`].
+    pub fn write(&self, path: &Path) -> Result<(), PinsError> {
+        self.replace(path).map_err(|error| PinsError::Io { path: path.into(), kind: error.kind() })
+    }
+
+    fn replace(&self, path: &Path) -> io::Result<()> {
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        fs::create_dir_all(directory)?;
+        let mut new = path.as_os_str().to_owned();
+        new.push(format!(".{}.new", std::process::id()));
+        let new = PathBuf::from(new);
+        let written = self.write_new(&new).and_then(|()| fs::rename(&new, path));
+        if written.is_err() {
+            // Nothing is lost by a left-over that cannot be removed.
+            let _ = fs::remove_file(&new);
+        }
+        written?;
+        File::open(directory)?.sync_all()
+    }
+
+    fn write_new(&self, path: &Path) -> io::Result<()> {
+        let mut file = File::create(path)?;
+        // Whatever the umask: an initramfs builder and status read it.
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        let mut text = serde_json::to_string_pretty(&self.entries)?;
+        text.push('\n');
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    }
+}
