@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::coverage::Component;
-use crate::measurement::PcrBank;
+use vmseal::coverage::Component;
+use vmseal::measurement::PcrBank;
 
 /// Seal a LUKS2 volume to the boot that was measured into the TPM.
 #[derive(Debug, Parser)]
@@ -31,6 +31,10 @@ pub struct Global {
     /// File of pinned volumes
     #[arg(long, global = true, value_name = "FILE", default_value = "/etc/vmseal/pins.json")]
     pub pins: PathBuf,
+    /// How long to wait for the TPM, in seconds
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
     /// Print one JSON object on standard output
     #[arg(long, global = true)]
     pub json: bool,

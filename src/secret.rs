@@ -71,3 +71,12 @@ impl VolumeKey {
 
 /// A buffer for secrets on their way into one of the types above.
 pub type SecretBuffer = Zeroizing<Vec<u8>>;
+
+/// Keeps this process's memory out of core dumps.
+///
+/// # Errors
+/// The system's, when it refuses.
+pub fn forbid_core_dumps() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}

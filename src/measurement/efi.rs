@@ -133,7 +133,7 @@ impl fmt::Display for PathNode {
 }
 
 /// Where the firmware found an image. Shown as its nodes joined by `/`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DevicePath(Vec<PathNode>);
 
 impl DevicePath {

@@ -108,6 +108,12 @@ impl UserspaceLog {
         Ok(Self { events: records.enumerate().map(event).collect::<Result<_, _>>()? })
     }
 
+    /// The log with only the events that `keep` wants.
+    #[must_use]
+    pub fn filtered(&self, keep: impl Fn(&UserspaceEvent) -> bool) -> Self {
+        Self { events: self.events.iter().filter(|event| keep(event)).cloned().collect() }
+    }
+
     /// The events in order.
     pub fn events(&self) -> &[UserspaceEvent] {
         &self.events

@@ -1,0 +1,156 @@
+//! `vmseal enroll`: seals a keyslot to this TPM and this boot.
+
+use std::io::IsTerminal;
+
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
+use serde_json::{Value, json};
+use vmseal::Error;
+use vmseal::boot::BootLogs;
+use vmseal::coverage::Component;
+use vmseal::enroll::{self, Chosen, Enrolled, Plan};
+use vmseal::luks::Device;
+use vmseal::measurement::pcr::{join_pcrs, parse_pcrs};
+use vmseal::measurement::{PcrSelection, PcrValues};
+use vmseal::policy::with_latch;
+use vmseal::recovery::RecoveryKey;
+use vmseal::tpm::{Tpm, TpmError};
+
+use super::terminal::{self, Talk};
+use super::{Done, inputs};
+use crate::cli::{Enroll, Global, PolicyMode};
+
+/// Plans, asks for the passphrase, seals, and says what was done.
+pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
+    let PolicyMode::Pcr = args.policy;
+    let chosen = match args.pcrs.as_str() {
+        "auto" => Chosen::Auto,
+        list => Chosen::Pcrs(parse_pcrs(list).map_err(Error::from)?),
+    };
+    let mut device =
+        Device::open(&args.volume.device, args.volume.header.as_deref()).map_err(Error::from)?;
+    let tpm = inputs::tpm(global)?;
+    let plan = plan(global, args, &chosen, &tpm)?;
+    for component in &plan.uncovered {
+        talk.remark(format_args!(
+            "WARNING: no PCR covers the {component}: a changed one opens too"
+        ));
+    }
+    if args.dry_run {
+        if talk.json {
+            talk.object(&json!({ "plan": plan_json(&plan) }));
+        }
+        talk.prose(describe(&plan));
+        talk.prose("nothing was changed");
+        return Ok(());
+    }
+    talk.detail(describe(&plan));
+    let prompt = format!("Passphrase of {}: ", args.volume.device.display());
+    let passphrase = terminal::passphrase(args.unlock_key_file.as_deref(), &prompt)?;
+    let (_, key) = device.open_keyslot(None, &passphrase).map_err(Error::from)?;
+    drop(passphrase);
+    // A recovery key must fit as well, or nothing is written.
+    let extra: Vec<Value> =
+        args.recovery_key.then(|| enroll::recovery_token(31)).into_iter().collect();
+    let enrolled = enroll::apply(&mut device, &key, &tpm, &plan, &global.pins, &extra)?;
+    if args.recovery_key {
+        enroll::add_recovery_key(&mut device, &key, |recovery, keyslot| {
+            report(talk, &plan, &enrolled, Some((recovery, keyslot)));
+        })?;
+    } else {
+        report(talk, &plan, &enrolled, None);
+    }
+    talk.detail(format_args!("pinned the volume in {}", global.pins.display()));
+    Ok(())
+}
+
+fn plan(global: &Global, args: &Enroll, chosen: &Chosen, tpm: &Tpm) -> Result<Plan, Error> {
+    let live = |selection: &PcrSelection| -> Result<PcrValues, Error> {
+        let values = tpm.read_pcrs(std::slice::from_ref(selection))?.pop();
+        values
+            .filter(|values| values.selection() == *selection)
+            .ok_or(TpmError::BankInactive { bank: selection.bank }.into())
+    };
+    let logs: Result<BootLogs, Error> = inputs::boot_logs(global.eventlog.as_deref(), None);
+    match (logs, chosen) {
+        (Ok(logs), _) => enroll::plan(&logs, chosen, args.bank, &args.allow_uncovered, live),
+        // Without a log nothing is known to be covered; only who accepts all of that goes on.
+        (Err(Error::LogMissing { .. }), Chosen::Pcrs(pcrs))
+            if Component::ALL.iter().all(|component| args.allow_uncovered.contains(component)) =>
+        {
+            enroll::plan_without_log(&live(&PcrSelection::new(
+                args.bank,
+                with_latch(pcrs.clone()),
+            ))?)
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+fn describe(plan: &Plan) -> String {
+    let pcrs = join_pcrs(&plan.selection().pcrs);
+    let path =
+        plan.coverage.as_ref().map(|coverage| format!(", boot path: {}", coverage.boot_path()));
+    format!("PCRs {pcrs} of the {} bank{}", plan.values.bank(), path.unwrap_or_default())
+}
+
+fn plan_json(plan: &Plan) -> Value {
+    json!({
+        "bank": plan.values.bank(),
+        "pcrs": plan.values,
+        "policy_hash": plan.policy_digest().to_string(),
+        "boot_path": plan.coverage.as_ref().map(|coverage| coverage.boot_path().to_string()),
+        "uncovered": plan.uncovered.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn report(talk: Talk, plan: &Plan, enrolled: &Enrolled, recovery: Option<(&RecoveryKey, u32)>) {
+    if talk.json {
+        let mut object = json!({
+            "keyslot": enrolled.keyslot,
+            "token": enrolled.token,
+            "superseded": enrolled.superseded,
+            "kept": enrolled.kept,
+            "proven": enrolled.proven,
+            "plan": plan_json(plan),
+        });
+        if let (Some((key, keyslot)), Some(object)) = (recovery, object.as_object_mut()) {
+            object.insert("recovery_key".into(), key.expose().into());
+            object.insert("recovery_keyslot".into(), keyslot.into());
+        }
+        return talk.object(&object);
+    }
+    talk.prose(format_args!(
+        "sealed keyslot {} to {} (token {})",
+        enrolled.keyslot,
+        describe(plan),
+        enrolled.token
+    ));
+    for keyslot in &enrolled.superseded {
+        talk.prose(format_args!("removed keyslot {keyslot}, sealed to the same boot before"));
+    }
+    for keyslot in &enrolled.kept {
+        talk.prose(format_args!("kept keyslot {keyslot}, sealed to another boot"));
+    }
+    if !enrolled.proven {
+        talk.remark("this boot is latched: whether it opens shows at the next boot");
+    }
+    if let Some((key, keyslot)) = recovery {
+        // The key is data that was asked for: --quiet does not hide it.
+        talk.data(key.expose());
+        show_qr(key);
+        talk.remark(format_args!(
+            "recovery key of keyslot {keyslot}: write it down now, it is not shown again"
+        ));
+    }
+}
+
+/// A QR code, for whoever sits at the terminal.
+fn show_qr(key: &RecoveryKey) {
+    if !std::io::stdout().is_terminal() || !terminal::is_watched() {
+        return;
+    }
+    if let Ok(code) = QrCode::new(key.expose()) {
+        terminal::show(code.render::<Dense1x2>().build());
+    }
+}

@@ -1,0 +1,100 @@
+//! What to do next, for each error: the library says what is wrong, this says the way out.
+
+use vmseal::Error;
+use vmseal::luks::LuksError;
+use vmseal::tpm::TpmError;
+
+/// One line of advice.
+pub fn hint(error: &Error) -> Option<&'static str> {
+    Some(match error {
+        Error::Tpm(TpmError::Absent { .. }) => {
+            "give the VM a TPM 2.0, or name another with --tcti device:PATH or swtpm:host=HOST,port=PORT"
+        }
+        Error::Tpm(TpmError::Timeout { .. }) => {
+            "restart the VM's TPM, or allow it more time with --timeout SECONDS"
+        }
+        Error::Tpm(TpmError::NotPermitted { .. }) | Error::Luks(LuksError::NotPermitted { .. }) => {
+            "run as root"
+        }
+        Error::Tpm(TpmError::BadTcti { .. }) => {
+            "write device:/dev/tpmrm0 or swtpm:host=127.0.0.1,port=2321"
+        }
+        Error::Tpm(TpmError::NoSrk | TpmError::Foreign) => {
+            "if the TPM was replaced or cleared on purpose, open the volume with its recovery key and run: vmseal enroll DEVICE"
+        }
+        Error::Tpm(TpmError::Lockout) => {
+            "wait until the lockout ends, or run: tpm2_dictionarylockout --clear-lockout"
+        }
+        Error::Tpm(TpmError::AuthRequired) => {
+            "clear the TPM's owner password, which vmseal cannot give"
+        }
+        Error::Tpm(TpmError::BankInactive { .. }) => "choose a bank that the TPM keeps with --bank",
+        Error::Tpm(_) => "look for TPM errors in the kernel log: dmesg | grep -i tpm",
+        Error::Luks(LuksError::DeviceMissing { .. }) => "check the path: lsblk lists block devices",
+        Error::Luks(LuksError::NotLuks2 { .. }) => {
+            "name the partition that holds the LUKS2 header: lsblk -f lists crypto_LUKS volumes"
+        }
+        Error::Luks(LuksError::HeaderDamaged { .. }) => {
+            "restore a header backup with: cryptsetup luksHeaderRestore"
+        }
+        Error::Luks(LuksError::Busy { .. }) => "wait for the other program to end, then try again",
+        Error::Luks(LuksError::WrongPassphrase { .. }) => {
+            "try again with a passphrase of this volume"
+        }
+        Error::Luks(
+            LuksError::JsonAreaFull { .. } | LuksError::NoFreeKeyslot | LuksError::NoFreeToken,
+        ) => {
+            "remove a keyslot that is no longer needed: vmseal status DEVICE, vmseal revoke DEVICE --keyslot N"
+        }
+        Error::Luks(LuksError::NameInUse { .. }) => {
+            "choose another name, or close the open device first"
+        }
+        Error::Luks(LuksError::NoSuchKeyslot { .. }) => "vmseal status DEVICE lists the keyslots",
+        Error::Luks(_) => "nothing more is known: run again with -v",
+        Error::Pins(_) => "repair or remove the pins file, then run: vmseal enroll DEVICE",
+        Error::NotPinned(_) => {
+            "this is not the volume that was enrolled: do not type its passphrase; compare with a header backup"
+        }
+        Error::NoPin { .. } => "a volume is pinned when it is enrolled: vmseal enroll DEVICE",
+        Error::Unpinnable(_) => {
+            "only a finished LUKS2 volume with one encrypted segment can be sealed"
+        }
+        Error::NoToken { .. } => "seal the volume to this TPM: vmseal enroll DEVICE",
+        Error::BadToken { .. } => {
+            "remove it with: vmseal revoke DEVICE --tpm, then run: vmseal enroll DEVICE"
+        }
+        Error::PcrMismatch { mismatch, .. } if mismatch.is_only_latched() => {
+            "to prove that the next boot opens, compare with: vmseal status DEVICE"
+        }
+        Error::PcrMismatch { .. } => {
+            "If you did not make this change, do not type the passphrase here. If you did, and checked it, run: vmseal enroll DEVICE"
+        }
+        Error::KeyslotRefused { .. } => {
+            "the keyslot was changed after enrolling: run vmseal enroll DEVICE"
+        }
+        Error::LogMissing { .. } => {
+            "boot by UEFI with a TPM and securityfs mounted, or name a log with --eventlog FILE"
+        }
+        Error::LogMalformed { .. } => "name a whole log with --eventlog FILE",
+        Error::LogDisagrees { .. } => {
+            "something was measured that the log does not tell: reboot, and compare with: vmseal eventlog --verify"
+        }
+        Error::LogLacksBank { .. } => "choose a bank of the log with --bank",
+        Error::NotCovered { .. } => {
+            "boot by a path that measures it (a UKI, or UEFI GRUB 2.12), or accept the risk with --allow-uncovered WHAT"
+        }
+        Error::Pcrs(_) => "write PCRs as 0+4+7, or auto",
+        Error::EmptySeal { .. } => {
+            "choose PCRs that this boot has measured something into: vmseal eventlog"
+        }
+        Error::LastKeyslot { .. } => {
+            "first add another: vmseal enroll DEVICE --recovery-key, or cryptsetup luksAddKey DEVICE"
+        }
+        Error::NothingToRevoke => "vmseal status DEVICE lists keyslots and tokens",
+        Error::NoPassphrase { .. } => "give the passphrase in a file: --unlock-key-file FILE",
+        Error::RecordFull => {
+            "remove one that is no longer booted: vmseal status DEVICE, vmseal revoke DEVICE --keyslot N"
+        }
+        _ => return None,
+    })
+}

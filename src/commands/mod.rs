@@ -1,0 +1,53 @@
+//! One file a verb: gather, call the library, print.
+
+mod enroll;
+mod eventlog;
+mod generate;
+mod hint;
+mod inputs;
+mod revoke;
+mod status;
+mod terminal;
+mod unlock;
+
+pub use terminal::complain;
+
+use anyhow::Result;
+use vmseal::Error;
+use vmseal::exit::Exit;
+
+use crate::cli::{Cli, Command};
+use terminal::Talk;
+
+/// Runs the command and tells how it ended, with the remedy where one is known.
+pub fn run(cli: &Cli) -> Exit {
+    let talk = Talk::from(&cli.global);
+    let done = match &cli.command {
+        Command::Enroll(args) => enroll::run(&cli.global, args, talk),
+        Command::Unlock(args) => unlock::run(&cli.global, args, talk),
+        Command::Status(args) => status::run(&cli.global, args, talk),
+        Command::Revoke(args) => revoke::run(args, talk),
+        Command::Eventlog(args) => eventlog::run(&cli.global, args, talk),
+        Command::Generate(args) => generate::run(args),
+    };
+    match done {
+        Ok(()) => Exit::Done,
+        Err(error) => report(&error),
+    }
+}
+
+fn report(error: &anyhow::Error) -> Exit {
+    match error.downcast_ref::<Error>() {
+        Some(known) => {
+            complain(format_args!("{error:#}"), hint::hint(known));
+            known.exit()
+        }
+        None => {
+            complain(format_args!("{error:#}"), None);
+            Exit::Internal
+        }
+    }
+}
+
+/// What every command returns: [`Error`] where the exit code has a meaning, anything else is 1.
+type Done = Result<()>;

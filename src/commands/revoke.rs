@@ -1,0 +1,28 @@
+//! `vmseal revoke`: removes a keyslot with its tokens, or everything that needs the TPM.
+
+use serde_json::json;
+use vmseal::Error;
+use vmseal::luks::Device;
+
+use super::Done;
+use super::terminal::Talk;
+use crate::cli::Revoke;
+use vmseal::enroll::{Target, revoke};
+
+/// Removes, and says what was removed.
+pub fn run(args: &Revoke, talk: Talk) -> Done {
+    let target = args.keyslot.map_or(Target::Tpm, Target::Keyslot);
+    let mut device =
+        Device::open(&args.volume.device, args.volume.header.as_deref()).map_err(Error::from)?;
+    let revoked = revoke(&mut device, target)?;
+    if talk.json {
+        talk.object(&json!({ "keyslots": revoked.keyslots, "tokens": revoked.tokens }));
+    }
+    for keyslot in &revoked.keyslots {
+        talk.prose(format_args!("removed keyslot {keyslot}"));
+    }
+    for token in &revoked.tokens {
+        talk.prose(format_args!("removed token {token}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,270 @@
+//! `vmseal status`: keyslots and tokens, and which would have opened at the seal point of this boot.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use vmseal::Error;
+use vmseal::boot::{self, BootLogs, Judgement, Verdict};
+use vmseal::enroll::KeyslotUse;
+use vmseal::luks::{HeaderCopy, LuksError, Metadata, Pins};
+use vmseal::measurement::{Digest, PcrBank, PcrIndex, PcrValues};
+use vmseal::token::Record;
+
+use super::terminal::Talk;
+use super::{Done, inputs};
+use crate::cli::{Global, Status};
+
+/// Reports on one volume, or on all.
+pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
+    let pcrs = seal_point(global, talk);
+    let pins = Pins::read(&global.pins).map_err(Error::from)?;
+    let mut reports = vec![];
+    match &args.device {
+        Some(device) => reports.push(report(device, args.header.as_deref(), &pins, &pcrs)?),
+        None => {
+            for device in block_devices() {
+                match report(&device, None, &pins, &pcrs) {
+                    Ok(report) => reports.push(report),
+                    Err(Error::Luks(LuksError::NotLuks2 { .. } | LuksError::Io { .. })) => {}
+                    Err(error) => talk.remark(format_args!("{}: {error}", device.display())),
+                }
+            }
+        }
+    }
+    if talk.json {
+        let volumes: Vec<_> = reports.iter().map(VolumeReport::to_json).collect();
+        talk.object(&json!({ "seal_point": pcrs.source.name(), "volumes": volumes }));
+    }
+    if reports.is_empty() {
+        talk.remark("there is no LUKS2 volume");
+    }
+    for report in &reports {
+        talk.prose(report.to_text(&pcrs).trim_end());
+    }
+    Ok(())
+}
+
+/// Where the PCR values of the seal point come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The event logs, which agree with the TPM or could not be compared.
+    Log,
+    /// The TPM as it is now, with PCR 15 taken as zero.
+    Live,
+    /// Nowhere.
+    Unknown,
+}
+
+impl Source {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Log => "event log",
+            Self::Live => "TPM",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+struct Pcrs {
+    source: Source,
+    values: Vec<PcrValues>,
+    logs: Option<BootLogs>,
+}
+
+impl Pcrs {
+    fn get(&self, bank: PcrBank, pcr: PcrIndex) -> Option<Digest> {
+        self.values.iter().find(|values| values.bank() == bank)?.get(pcr).copied()
+    }
+}
+
+/// The values of this boot at the seal point: from the log, else from the TPM.
+fn seal_point(global: &Global, talk: Talk) -> Pcrs {
+    let logs = inputs::boot_logs(global.eventlog.as_deref(), None);
+    match &logs {
+        Ok(logs) => {
+            let values: Vec<_> = PcrBank::ALL
+                .into_iter()
+                .filter_map(|bank| Some(logs.seal_point(bank).ok()?.values))
+                .collect();
+            return Pcrs { source: Source::Log, values, logs: Some(logs.clone()) };
+        }
+        Err(error) => talk.detail(error),
+    }
+    let live = inputs::tpm(global).and_then(|tpm| {
+        let banks = tpm.active_banks()?;
+        let all = banks
+            .into_iter()
+            .map(|bank| vmseal::measurement::PcrSelection::new(bank, PcrIndex::all()));
+        Ok(tpm.read_pcrs(&all.collect::<Vec<_>>())?)
+    });
+    match live {
+        Ok(mut values) => {
+            for values in &mut values {
+                values.set(PcrIndex::LATCH, Digest::zero(values.bank()));
+            }
+            Pcrs { source: Source::Live, values, logs: None }
+        }
+        Err(error) => {
+            talk.detail(error);
+            Pcrs { source: Source::Unknown, values: vec![], logs: None }
+        }
+    }
+}
+
+struct VolumeReport {
+    device: PathBuf,
+    metadata: Metadata,
+    judgements: Vec<Judgement>,
+    record: Option<Result<Record, String>>,
+    pinned: &'static str,
+}
+
+fn report(
+    device: &Path,
+    header: Option<&Path>,
+    pins: &Pins,
+    pcrs: &Pcrs,
+) -> Result<VolumeReport, Error> {
+    let copy = HeaderCopy::read(device, header)?;
+    let metadata = copy.metadata().clone();
+    let tokens = metadata.tokens();
+    let record = tokens
+        .values()
+        .find(|json| Record::is_type_of(json))
+        .map(|json| Record::parse(json).map_err(|error| error.to_string()));
+    let known = record.as_ref().and_then(|record| record.as_ref().ok());
+    let mut judgements = boot::judge(&tokens, known, |bank, pcr| pcrs.get(bank, pcr));
+    if let Some(logs) = &pcrs.logs {
+        boot::name_events(&mut judgements, known, logs);
+    }
+    let pinned = match pins.get(metadata.uuid())? {
+        None => "no",
+        Some(pin) if pin.check_header(&metadata).is_ok() => "yes",
+        Some(_) => "differs",
+    };
+    Ok(VolumeReport { device: device.to_owned(), metadata, judgements, record, pinned })
+}
+
+impl VolumeReport {
+    fn has_recovery_keyslot(&self) -> bool {
+        self.keyslots().any(|(_, kind)| kind == KeyslotUse::RecoveryKey)
+    }
+
+    fn keyslots(&self) -> impl Iterator<Item = (u32, KeyslotUse)> {
+        let slots = self.metadata.keyslots();
+        slots.into_iter().map(|slot| (slot.id, KeyslotUse::of(&self.metadata, slot.id)))
+    }
+
+    fn to_json(&self) -> Value {
+        let keyslots: Vec<_> = self
+            .keyslots()
+            .map(|(keyslot, kind)| json!({ "keyslot": keyslot, "use": word(kind) }))
+            .collect();
+        let tokens: Vec<_> = self
+            .judgements
+            .iter()
+            .map(|judgement| {
+                let mut json =
+                    json!({ "token": judgement.token, "verdict": judgement.verdict.name() });
+                let more = match &judgement.verdict {
+                    Verdict::Fits(token) => json!({ "keyslot": token.keyslot }),
+                    Verdict::Differs(token, mismatch) => json!({
+                        "keyslot": token.keyslot,
+                        "pcrs": mismatch.pcrs(),
+                        "why": mismatch.to_string(),
+                    }),
+                    Verdict::Unsupported { keyslot, why } => {
+                        json!({ "keyslot": keyslot, "why": format!("needs {why}") })
+                    }
+                    Verdict::Malformed(error) => json!({ "why": error.to_string() }),
+                };
+                if let (Some(json), Value::Object(more)) = (json.as_object_mut(), more) {
+                    json.extend(more);
+                }
+                json
+            })
+            .collect();
+        json!({
+            "device": self.device.to_string_lossy(),
+            "uuid": self.metadata.uuid(),
+            "pinned": self.pinned,
+            "recovery_key": self.has_recovery_keyslot(),
+            "keyslots": keyslots,
+            "tokens": tokens,
+            "generation": self.record.as_ref().and_then(|r| Some(r.as_ref().ok()?.generation)),
+        })
+    }
+
+    fn to_text(&self, pcrs: &Pcrs) -> String {
+        let mut out = String::new();
+        // Writing to a String does not fail.
+        let _ = writeln!(out, "{}: LUKS2 volume {}", self.device.display(), self.metadata.uuid());
+        let pinned = match self.pinned {
+            "yes" => "pinned",
+            "no" => "not pinned: at boot it would be refused",
+            _ => "NOT the pinned volume: at boot it would be refused",
+        };
+        let _ = writeln!(out, "  {pinned}");
+        for (keyslot, kind) in self.keyslots() {
+            let _ = writeln!(out, "  keyslot {keyslot}: {}", word(kind));
+        }
+        let _ = writeln!(
+            out,
+            "  recovery key: {}",
+            if self.has_recovery_keyslot() { "present" } else { "missing" }
+        );
+        if self.judgements.is_empty() {
+            let _ = writeln!(out, "  no TPM token");
+        }
+        for Judgement { token, verdict } in &self.judgements {
+            let said = match verdict {
+                _ if pcrs.source == Source::Unknown => {
+                    "cannot tell: no event log and no TPM".into()
+                }
+                Verdict::Fits(token) => {
+                    format!(
+                        "opens keyslot {} in this boot (by the {})",
+                        token.keyslot,
+                        pcrs.source.name()
+                    )
+                }
+                Verdict::Differs(token, mismatch) => {
+                    format!("does not open keyslot {}: {mismatch}", token.keyslot)
+                }
+                Verdict::Unsupported { keyslot, why } => {
+                    format!("keyslot {keyslot} needs {why}, which vmseal does not open yet")
+                }
+                Verdict::Malformed(error) => format!("malformed: {error}"),
+            };
+            let _ = writeln!(out, "  token {token}: {said}");
+        }
+        if let Some(Err(error)) = &self.record {
+            let _ = writeln!(out, "  record: malformed: {error}");
+        }
+        out
+    }
+}
+
+fn word(kind: KeyslotUse) -> &'static str {
+    match kind {
+        KeyslotUse::Passphrase => "passphrase",
+        KeyslotUse::RecoveryKey => "recovery key",
+        KeyslotUse::Tpm => "TPM",
+        KeyslotUse::OtherToken => "other token",
+        KeyslotUse::Unfinished => "left by an enrolment that was cut short",
+        KeyslotUse::Unbound => "not a key of this volume",
+    }
+}
+
+/// Every block device of the system.
+fn block_devices() -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir("/sys/class/block") else { return vec![] };
+    let mut devices: Vec<_> = entries
+        .flatten()
+        .map(|entry| Path::new("/dev").join(entry.file_name()))
+        .filter(|path| path.exists())
+        .collect();
+    devices.sort();
+    devices
+}

@@ -1,0 +1,173 @@
+//! Where words go: data to standard output, talk to standard error, secrets from the terminal.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write, stderr, stdin, stdout};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use vmseal::Error;
+use vmseal::secret::{KeyslotPassphrase, SecretBuffer};
+
+use crate::cli::Global;
+
+/// Longest passphrase that cryptsetup takes from a terminal.
+const MAX_PASSPHRASE: usize = 512;
+
+/// How much to say.
+#[derive(Debug, Clone, Copy)]
+pub struct Talk {
+    /// Errors only.
+    pub quiet: bool,
+    /// Say what is done.
+    pub verbose: u8,
+    /// One JSON object on standard output instead of prose.
+    pub json: bool,
+}
+
+impl From<&Global> for Talk {
+    fn from(global: &Global) -> Self {
+        Self { quiet: global.quiet, verbose: global.verbose, json: global.json }
+    }
+}
+
+impl Talk {
+    /// Data: standard output. A reader that went away is no error.
+    pub fn data(self, text: impl std::fmt::Display) {
+        let _ = writeln!(stdout(), "{text}");
+    }
+
+    /// Prose that a person reads and a script does not: standard output without `--json`.
+    pub fn prose(self, text: impl std::fmt::Display) {
+        if !self.json && !self.quiet {
+            self.data(text);
+        }
+    }
+
+    /// One JSON object.
+    pub fn object(self, value: &serde_json::Value) {
+        self.data(format_args!("{value:#}"));
+    }
+
+    /// A remark: standard error, unless quiet.
+    pub fn remark(self, text: impl std::fmt::Display) {
+        if !self.quiet {
+            let _ = writeln!(stderr(), "vmseal: {text}");
+        }
+    }
+
+    /// What is being done: standard error, with `-v`.
+    pub fn detail(self, text: impl std::fmt::Display) {
+        if self.verbose > 0 {
+            self.remark(text);
+        }
+    }
+}
+
+/// An error and its remedy, one line each.
+pub fn complain(cause: impl std::fmt::Display, hint: Option<&str>) {
+    let _ = writeln!(stderr(), "vmseal: {cause}");
+    if let Some(hint) = hint {
+        let _ = writeln!(stderr(), "vmseal: {hint}");
+    }
+}
+
+/// Something for the eye, such as a QR code.
+pub fn show(picture: impl std::fmt::Display) {
+    let _ = writeln!(stderr(), "{picture}");
+}
+
+/// Whether a person sees what is written to standard error.
+pub fn is_watched() -> bool {
+    stderr().is_terminal()
+}
+
+/// Asks for a passphrase on the terminal, without echo.
+///
+/// # Errors
+/// [`Error::NoPassphrase`] without a terminal, or when the user gave up.
+pub fn ask_passphrase(prompt: &str) -> Result<KeyslotPassphrase, Error> {
+    let refused = |cause: String| Error::NoPassphrase { cause };
+    let mut terminal = open_terminal().ok_or_else(|| refused("no terminal to ask on".into()))?;
+    write!(terminal, "{prompt}").map_err(|error| refused(error.to_string()))?;
+    let passphrase = {
+        let silence = Silence::start(&terminal).map_err(|error| refused(error.to_string()))?;
+        let passphrase = read_line(&mut terminal);
+        drop(silence);
+        passphrase
+    };
+    let _ = writeln!(terminal);
+    passphrase.map_err(refused)
+}
+
+/// The controlling terminal, or standard input where a serial console is no controlling terminal.
+fn open_terminal() -> Option<File> {
+    File::options().read(true).write(true).open("/dev/tty").ok().or_else(|| {
+        stdin().is_terminal().then(|| stdin().as_fd().try_clone_to_owned().ok().map(File::from))?
+    })
+}
+
+/// Takes one line, byte by byte: with echo off the terminal's own line editing would leave
+/// Ctrl-C to kill us with the echo still off.
+fn read_line(terminal: &mut File) -> Result<KeyslotPassphrase, String> {
+    let mut line = SecretBuffer::new(Vec::with_capacity(MAX_PASSPHRASE));
+    loop {
+        let mut byte = [0];
+        if terminal.read(&mut byte).map_err(|error| error.to_string())? == 0 {
+            return Err("the terminal went away".into());
+        }
+        match byte {
+            [b'\r' | b'\n'] => return Ok(KeyslotPassphrase::new(line.to_vec())),
+            [3 | 4] => return Err("given up".into()),
+            [8 | 127] => {
+                line.pop();
+            }
+            [21] => line.clear(),
+            [byte] if line.len() < MAX_PASSPHRASE => line.push(byte),
+            _ => return Err(format!("longer than {MAX_PASSPHRASE} bytes")),
+        }
+    }
+}
+
+/// Echo and line editing are off while this lives.
+struct Silence {
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+impl Silence {
+    fn start(terminal: &File) -> std::io::Result<Self> {
+        let before = tcgetattr(terminal)?;
+        let mut silent = before.clone();
+        silent.local_modes -= LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
+        tcsetattr(terminal, OptionalActions::Flush, &silent)?;
+        Ok(Self { terminal: terminal.as_fd().try_clone_to_owned()?, before })
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        let _ = tcsetattr(&self.terminal, OptionalActions::Flush, &self.before);
+    }
+}
+
+/// The passphrase of a volume: the whole content of `file`, or asked for.
+///
+/// # Errors
+/// [`Error::NoPassphrase`].
+pub fn passphrase(
+    file: Option<&std::path::Path>,
+    prompt: &str,
+) -> Result<KeyslotPassphrase, Error> {
+    /// cryptsetup's default limit for key files.
+    const MAX_KEY_FILE: u64 = 8 * 1024 * 1024;
+    let Some(path) = file else { return ask_passphrase(prompt) };
+    let refused = |error: std::io::Error| Error::NoPassphrase {
+        cause: format!("{}: {error}", path.display()),
+    };
+    let file = File::open(path).map_err(refused)?;
+    let size = file.metadata().map_err(refused)?.len().min(MAX_KEY_FILE);
+    // Room for all of it at once: a buffer that grows leaves copies behind.
+    let mut bytes = SecretBuffer::new(Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1));
+    file.take(MAX_KEY_FILE).read_to_end(&mut bytes).map_err(refused)?;
+    Ok(KeyslotPassphrase::new(std::mem::take(&mut *bytes)))
+}

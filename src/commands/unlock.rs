@@ -1,0 +1,44 @@
+//! `vmseal unlock`: opens a sealed volume and latches, or proves that it would open.
+
+use serde_json::json;
+use vmseal::Error;
+use vmseal::boot::{self, Opening};
+use vmseal::luks::{HeaderCopy, Pins};
+
+use super::terminal::Talk;
+use super::{Done, inputs};
+use crate::cli::{Global, Unlock};
+
+/// Opens, or tests.
+pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
+    let mut header = HeaderCopy::read(&args.volume.device, args.volume.header.as_deref())
+        .map_err(Error::from)?;
+    let pins = Pins::read(&global.pins).map_err(Error::from)?;
+    let uuid = header.metadata().uuid().to_owned();
+    let pin = pins.get(&uuid).map_err(Error::from)?;
+    let log = || inputs::boot_logs(global.eventlog.as_deref(), None).ok();
+    let Some(name) = &args.name else {
+        if pin.is_none() {
+            talk.remark(format_args!(
+                "volume {uuid} has no pin in {}: at boot it would be refused",
+                global.pins.display()
+            ));
+        }
+        let tpm = inputs::tpm(global)?;
+        let released = boot::release(&tpm, &mut header, pin.as_ref(), log)?;
+        if talk.json {
+            talk.object(&json!({
+                "opens": true, "token": released.token, "keyslot": released.keyslot,
+                "pinned": pin.is_some(),
+            }));
+        }
+        talk.prose(format_args!("opens: token {}, keyslot {}", released.token, released.keyslot));
+        return Ok(());
+    };
+    let pin = pin.ok_or_else(|| Error::NoPin { uuid, pins: global.pins.clone() })?;
+    let tpm = inputs::tpm(global)?;
+    let released = boot::release(&tpm, &mut header, Some(&pin), log)?;
+    boot::open_and_latch(&tpm, &mut [Opening { header: &mut header, name, released: &released }])?;
+    talk.prose(format_args!("opened /dev/mapper/{name}, and latched"));
+    Ok(())
+}

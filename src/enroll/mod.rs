@@ -1,0 +1,14 @@
+//! Enrolling and revoking: plan (pure), then the changes to the header, each of which leaves a
+//! volume that opens as before or as intended.
+
+mod apply;
+mod keyslots;
+mod plan;
+mod recovery;
+mod revoke;
+
+pub use apply::{Enrolled, apply};
+pub use keyslots::KeyslotUse;
+pub use plan::{Chosen, Plan, plan, plan_without_log};
+pub use recovery::{add_recovery_key, recovery_token};
+pub use revoke::{Revoked, Target, revoke};

@@ -1,0 +1,100 @@
+//! What to seal to: PCRs, their values at the seal point, and what these bind.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::boot::BootLogs;
+use crate::coverage::{Component, Coverage};
+use crate::error::Error;
+use crate::measurement::{Digest, PcrBank, PcrIndex, PcrSelection, PcrValues};
+use crate::policy::{PolicyDigest, literal_digest, with_latch};
+
+/// Which PCRs were asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chosen {
+    /// The smallest stable set that covers this boot.
+    Auto,
+    /// These, and PCR 15.
+    Pcrs(BTreeSet<PcrIndex>),
+}
+
+/// What an enrolment seals to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The PCR values, PCR 15 = zeros among them.
+    pub values: PcrValues,
+    /// The events behind them, for later explanation.
+    pub events: BTreeMap<PcrIndex, Vec<[u8; 4]>>,
+    /// Components that no PCR binds, as was allowed.
+    pub uncovered: Vec<Component>,
+    /// How this boot was measured, where a log tells.
+    pub coverage: Option<Coverage>,
+}
+
+impl Plan {
+    /// The digest of the policy: one `TPM2_PolicyPCR` over the values.
+    pub fn policy_digest(&self) -> PolicyDigest {
+        literal_digest(&self.values)
+    }
+
+    /// The PCRs.
+    pub fn selection(&self) -> PcrSelection {
+        self.values.selection()
+    }
+}
+
+/// Plans for the boot that `logs` tell of, where the TPM holds `live` for the PCRs it is asked for.
+///
+/// # Errors
+/// [`Error::EmptySeal`], [`Error::LogDisagrees`], [`Error::LogLacksBank`], [`Error::NotCovered`],
+/// and those of `live`.
+pub fn plan(
+    logs: &BootLogs,
+    chosen: &Chosen,
+    bank: PcrBank,
+    allowed: &[Component],
+    live: impl FnOnce(&PcrSelection) -> Result<PcrValues, Error>,
+) -> Result<Plan, Error> {
+    let coverage = Coverage::of(&logs.firmware);
+    let pcrs = with_latch(match chosen {
+        Chosen::Auto => coverage.recommended_pcrs(),
+        Chosen::Pcrs(pcrs) => pcrs.clone(),
+    });
+    let live = live(&PcrSelection::new(bank, pcrs.iter().copied()))?;
+    require_evidence(&live)?;
+    let (uncovered, refused): (Vec<_>, Vec<_>) =
+        coverage.uncovered(&pcrs).into_iter().partition(|part| allowed.contains(&part.component));
+    if !refused.is_empty() {
+        return Err(Error::NotCovered { components: refused });
+    }
+    logs.verify(&live)?;
+    let mut point = logs.seal_point(bank)?;
+    point.events.retain(|pcr, _| pcrs.contains(pcr));
+    let values = point.values.restricted_to(&pcrs).ok_or(Error::LogLacksBank { bank })?;
+    require_evidence(&values)?;
+    Ok(Plan {
+        values,
+        events: point.events,
+        uncovered: uncovered.into_iter().map(|part| part.component).collect(),
+        coverage: Some(coverage),
+    })
+}
+
+/// Plans without a log: possible only where every component may stay uncovered, since nothing
+/// tells what the PCRs stand for. PCR 15 is taken as zero, the others as they are.
+///
+/// # Errors
+/// [`Error::EmptySeal`].
+pub fn plan_without_log(live: &PcrValues) -> Result<Plan, Error> {
+    require_evidence(live)?;
+    let mut values = live.clone();
+    values.set(PcrIndex::LATCH, Digest::zero(values.bank()));
+    Ok(Plan { values, events: BTreeMap::new(), uncovered: Component::ALL.to_vec(), coverage: None })
+}
+
+/// PCRs that nothing extended are no evidence; PCR 15 is not evidence in any case.
+fn require_evidence(values: &PcrValues) -> Result<(), Error> {
+    if values.iter().any(|(pcr, value)| pcr != PcrIndex::LATCH && !value.is_zero()) {
+        return Ok(());
+    }
+    Err(Error::EmptySeal { bank: values.bank() })
+}

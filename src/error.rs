@@ -1,0 +1,242 @@
+//! Every way in which a command can end short of success, and the exit code of each.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::boot::Mismatch;
+use crate::coverage::Uncovered;
+use crate::exit::Exit;
+use crate::luks::{LuksError, PinMismatch, PinsError, Unpinnable};
+use crate::measurement::{EventLogError, PcrBank, PcrError, PcrIndex, UserspaceLogError};
+use crate::token::TokenError;
+use crate::tpm::TpmError;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The TPM.
+    Tpm(TpmError),
+    /// The volume, its header or its keyslots.
+    Luks(LuksError),
+    /// The file of pins.
+    Pins(PinsError),
+    /// The header is not the pinned one.
+    NotPinned(PinMismatch),
+    /// No pin is known for the volume.
+    NoPin {
+        /// The volume's UUID, as its header says.
+        uuid: String,
+        /// The file that was looked in.
+        pins: PathBuf,
+    },
+    /// A volume that cannot be pinned.
+    Unpinnable(Unpinnable),
+    /// No TPM token that vmseal can read.
+    NoToken {
+        /// Tokens that are there, and what they need.
+        unsupported: Vec<(u32, &'static str)>,
+    },
+    /// The only TPM tokens are malformed.
+    BadToken {
+        /// The first one's id.
+        token: u32,
+        /// What is wrong with it.
+        error: TokenError,
+    },
+    /// The PCRs are not those that were sealed to.
+    PcrMismatch {
+        /// The token that comes nearest.
+        token: u32,
+        /// What differs.
+        mismatch: Mismatch,
+    },
+    /// The TPM released a secret that does not open the token's keyslot.
+    KeyslotRefused {
+        /// The token.
+        token: u32,
+        /// The keyslot.
+        keyslot: u32,
+    },
+    /// The event log is not there.
+    LogMissing {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the system said.
+        cause: String,
+    },
+    /// The event log is malformed.
+    LogMalformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: EventLogError,
+    },
+    /// systemd's log is malformed.
+    UserspaceLogMalformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: UserspaceLogError,
+    },
+    /// The log does not replay to the TPM's PCRs.
+    LogDisagrees {
+        /// The bank.
+        bank: PcrBank,
+        /// The first PCR that differs.
+        pcr: PcrIndex,
+    },
+    /// The log has no digests of the bank.
+    LogLacksBank {
+        /// The bank.
+        bank: PcrBank,
+    },
+    /// No PCR of the set binds these.
+    NotCovered {
+        /// What is not bound, each with the reason.
+        components: Vec<Uncovered>,
+    },
+    /// A PCR list that cannot be used.
+    Pcrs(PcrError),
+    /// All PCRs to seal to are zero.
+    EmptySeal {
+        /// The bank.
+        bank: PcrBank,
+    },
+    /// The keyslot is the last one that opens without a TPM.
+    LastKeyslot {
+        /// The keyslot.
+        keyslot: u32,
+    },
+    /// There is nothing to revoke.
+    NothingToRevoke,
+    /// No passphrase could be had.
+    NoPassphrase {
+        /// Why.
+        cause: String,
+    },
+    /// The kernel gave no random bytes.
+    NoRandomness {
+        /// What it said.
+        cause: String,
+    },
+    /// Eight boots are approved already.
+    RecordFull,
+}
+
+impl Error {
+    /// The exit code that stands for the error.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Tpm(error) => tpm_exit(error),
+            Self::Luks(LuksError::WrongPassphrase { .. } | LuksError::ForeignVolumeKey)
+            | Self::KeyslotRefused { .. } => Exit::Keyslot,
+            Self::Luks(LuksError::Library { .. } | LuksError::Io { .. })
+            | Self::NoRandomness { .. } => Exit::Internal,
+            Self::NotPinned(_) | Self::NoPin { .. } => Exit::NotPinned,
+            Self::NoToken { .. } => Exit::NoToken,
+            Self::BadToken { .. } => Exit::BadToken,
+            Self::PcrMismatch { .. } | Self::LogDisagrees { .. } => Exit::PcrMismatch,
+            Self::Pcrs(_) => Exit::Usage,
+            Self::Luks(_)
+            | Self::Pins(_)
+            | Self::Unpinnable(_)
+            | Self::LogMissing { .. }
+            | Self::LogMalformed { .. }
+            | Self::UserspaceLogMalformed { .. }
+            | Self::LogLacksBank { .. }
+            | Self::NotCovered { .. }
+            | Self::EmptySeal { .. }
+            | Self::LastKeyslot { .. }
+            | Self::NothingToRevoke
+            | Self::NoPassphrase { .. }
+            | Self::RecordFull => Exit::Refused,
+        }
+    }
+}
+
+fn tpm_exit(error: &TpmError) -> Exit {
+    match error {
+        TpmError::Absent { .. } | TpmError::Timeout { .. } => Exit::NoTpm,
+        TpmError::BadTcti { .. } => Exit::Usage,
+        TpmError::NotPermitted { .. } | TpmError::BankInactive { .. } | TpmError::AuthRequired => {
+            Exit::Refused
+        }
+        TpmError::NoSrk | TpmError::Foreign => Exit::OtherTpm,
+        TpmError::Lockout => Exit::Lockout,
+        TpmError::PolicyFailed => Exit::PcrMismatch,
+        TpmError::Response { .. } => Exit::Internal,
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tpm(error) => error.fmt(f),
+            Self::Luks(error) => error.fmt(f),
+            Self::Pins(error) => error.fmt(f),
+            Self::NotPinned(error) => write!(f, "not the pinned volume: {error}"),
+            Self::NoPin { uuid, pins } => {
+                write!(f, "volume {uuid} has no pin in {}", pins.display())
+            }
+            Self::Unpinnable(error) => error.fmt(f),
+            Self::NoToken { unsupported } => match unsupported.as_slice() {
+                [] => f.write_str("the volume has no TPM token"),
+                [(token, why), ..] => {
+                    write!(f, "token {token} needs {why}, which vmseal does not open yet")
+                }
+            },
+            Self::BadToken { token, error } => write!(f, "token {token} is malformed: {error}"),
+            Self::PcrMismatch { mismatch, .. } => mismatch.fmt(f),
+            Self::KeyslotRefused { token, keyslot } => {
+                write!(f, "the secret of token {token} does not open keyslot {keyslot}")
+            }
+            Self::LogMissing { path, cause } => {
+                write!(f, "no event log at {}: {cause}", path.display())
+            }
+            Self::LogMalformed { path, error } => {
+                write!(f, "the event log {} is malformed: {error}", path.display())
+            }
+            Self::UserspaceLogMalformed { path, error } => {
+                write!(f, "the log {} is malformed: {error}", path.display())
+            }
+            Self::LogDisagrees { bank, pcr } => {
+                write!(f, "PCR {pcr} of the {bank} bank is not what the event log replays to")
+            }
+            Self::LogLacksBank { bank } => write!(f, "the event log has no {bank} digests"),
+            Self::NotCovered { components } => {
+                f.write_str("this boot is not covered:")?;
+                for (index, component) in components.iter().enumerate() {
+                    write!(f, "{} {component}", if index == 0 { "" } else { ";" })?;
+                }
+                Ok(())
+            }
+            Self::Pcrs(error) => error.fmt(f),
+            Self::EmptySeal { bank } => {
+                write!(f, "every chosen PCR of the {bank} bank is zero: that would bind nothing")
+            }
+            Self::LastKeyslot { keyslot } => {
+                write!(f, "keyslot {keyslot} is the last one that opens without a TPM")
+            }
+            Self::NothingToRevoke => f.write_str("there is nothing to revoke"),
+            Self::NoPassphrase { cause } => write!(f, "no passphrase: {cause}"),
+            Self::NoRandomness { cause } => write!(f, "no random bytes: {cause}"),
+            Self::RecordFull => f.write_str("eight boots are approved already"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+macro_rules! from {
+    ($($type:ty => $variant:ident),*) => {
+        $(impl From<$type> for Error {
+            fn from(error: $type) -> Self {
+                Self::$variant(error)
+            }
+        })*
+    };
+}
+
+from!(TpmError => Tpm, LuksError => Luks, PinsError => Pins, PinMismatch => NotPinned,
+      Unpinnable => Unpinnable, PcrError => Pcrs);
