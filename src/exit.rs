@@ -1,4 +1,4 @@
-//! Exit codes of `vmseal` and `vmseal-boot`: the contract with boot hooks and scripts (DESIGN §8).
+//! Exit codes of `vmseal` and `vmseal-boot`: the contract with boot hooks and scripts.
 
 /// How a command ended. The number is the process's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +36,9 @@ pub enum Exit {
     NotApproved = 20,
 }
 
-impl From<Exit> for std::process::ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+impl Exit {
+    /// The number that the process exits with.
+    pub fn code(self) -> u8 {
+        self as u8
     }
 }

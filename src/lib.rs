@@ -1,4 +1,43 @@
-//! wip
+//! vmseal seals a LUKS2 keyslot of a VM's disk to the VM's TPM, so that the disk opens by itself if
+//! and only if the firmware and kernel that booted are the ones somebody approved.
+//!
+//! Data flows one way, and each stage is a value:
+//!
+//! ```text
+//! enroll:  EventLog → Coverage → SealPoint → PcrValues → Policy → SealedObject → Token → Header
+//! boot:    Header → Pin check → Token → policy session → SealedSecret → KeyslotPassphrase
+//!                 → VolumeKey → open volume → latch
+//! ```
+//!
+//! # Rooms
+//!
+//! | room | holds | pure |
+//! |---|---|---|
+//! | [`measurement`] | what was measured: banks, PCRs, event logs, replay | yes |
+//! | [`coverage`] | which PCRs bind firmware, loader, kernel, initrd and command line | yes |
+//! | [`policy`] | what must hold for a release, and its digest | yes |
+//! | [`token`] | LUKS2 tokens as JSON, and the types they stand for | yes |
+//! | [`tpm`] | the TPM: the only room that names tss_esapi | |
+//! | [`luks`] | LUKS2 header, pin, keyslots: the only room that names libcryptsetup | |
+//! | [`enroll`] | plan an enrolment, apply it, take it back | |
+//! | [`boot`] | pin, choose, unseal, open, latch; the seal point | |
+//! | [`recovery`], [`secret`] | recovery keys; bytes that are zeroed on drop | yes |
+//! | [`error`], [`exit`] | every way to fail, and its exit code | yes |
+//! | [`ffi`] | the one place with unsafe code | |
+//!
+//! The `vmseal` binary adds `cli.rs`, which holds clap types only, and `commands/`, one file a verb.
+//! `vmseal-boot` is the boot step alone. A pure room knows no device, clock or environment;
+//! `tests/layering.rs` keeps the walls up.
+//!
+//! # Words
+//!
+//! A *Measurement* is a digest extended into a PCR, an *Event* its entry in the *EventLog*. A
+//! *PcrSelection* says which PCRs of which *PcrBank*, *PcrValues* what they hold, a *PolicyDigest*
+//! what a session reaches over them. The *SealedObject* holds the *SealedSecret*, whose text is the
+//! *KeyslotPassphrase* of a *Keyslot*; a *Token* ties the two together. The *Pin* is the volume's
+//! identity, the *Latch* the end of all releases for this boot, the *SealPoint* the moment before.
+//! A *BootEntry* is one approved boot, its *Generation* the approval's number.
+
 pub mod boot;
 pub mod coverage;
 pub mod enroll;

@@ -12,15 +12,15 @@ fn main() -> ExitCode {
     vmseal::ffi::quiet_tss2();
     if let Err(error) = vmseal::secret::forbid_core_dumps() {
         commands::complain(format_args!("cannot forbid core dumps: {error}"), None);
-        return Exit::Internal.into();
+        return Exit::Internal.code().into();
     }
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors: clap prints them to standard output.
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.code().into();
         }
     };
-    commands::run(&cli).into()
+    commands::run(&cli).code().into()
 }

@@ -4,8 +4,8 @@ use libcryptsetup_rs_sys as sys;
 use rustix::io::Errno;
 
 use super::error::LuksError;
-use super::ffi;
 use super::header::HeaderCopy;
+use crate::ffi::cryptsetup as ffi;
 use crate::secret::VolumeKey;
 
 /// How a volume is opened: the options of crypttab that change the mapping. Flags stored in the

@@ -7,10 +7,10 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use super::error::LuksError;
-use super::ffi::{ANY, Context, Failure};
 use super::header::{self, HeaderCopy, slot_number};
 use super::lock::MetadataLock;
 use super::metadata::{Metadata, compact_length};
+use crate::ffi::cryptsetup::{ANY, Context, Failure};
 use crate::secret::{KeyslotPassphrase, VolumeKey};
 
 /// How long a running cryptsetup is waited for.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::ffi::Failure;
+use crate::ffi::cryptsetup::Failure;
 
 /// Why a LUKS2 operation was refused or failed. Unless said otherwise, nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]

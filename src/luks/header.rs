@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, MemfdFlags, Mode, OFlags};
 
 use super::error::LuksError;
-use super::ffi::Context;
 use super::metadata::Metadata;
+use crate::ffi::cryptsetup::Context;
 use crate::secret::{KeyslotPassphrase, VolumeKey};
 
 const PRIMARY: &[u8] = b"LUKS\xba\xbe\0\x02";
@@ -113,7 +113,7 @@ pub(super) fn open_keyslot(
 
 /// libcryptsetup's number for a keyslot, or for any.
 pub(super) fn slot_number(keyslot: Option<u32>) -> Result<i32, LuksError> {
-    let Some(keyslot) = keyslot else { return Ok(super::ffi::ANY) };
+    let Some(keyslot) = keyslot else { return Ok(crate::ffi::cryptsetup::ANY) };
     i32::try_from(keyslot).map_err(|_| LuksError::NoSuchKeyslot { keyslot })
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::error::LuksError;
-use super::ffi::Context;
+use crate::ffi::cryptsetup::Context;
 
 /// Bytes of the binary header before each JSON area (LUKS2 on-disk format, 2.1).
 const BINARY_HEADER: u64 = 4096;

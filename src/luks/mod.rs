@@ -7,7 +7,6 @@
 mod activate;
 mod device;
 mod error;
-mod ffi;
 mod header;
 mod lock;
 mod metadata;

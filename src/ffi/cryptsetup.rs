@@ -1,8 +1,7 @@
-//! The calls into libcryptsetup: the one place with unsafe code.
+//! The calls into libcryptsetup.
 //!
 //! libcryptsetup's own log never reaches the terminal; the last error line of a call becomes the
 //! failure's detail. External token plugins are never loaded.
-#![allow(unsafe_code)]
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -17,18 +16,18 @@ use zeroize::Zeroizing;
 use crate::secret::{KeyslotPassphrase, VolumeKey};
 
 /// `CRYPT_ANY_SLOT`, `CRYPT_ANY_TOKEN`: any keyslot, or the first free one.
-pub(super) const ANY: c_int = -1;
+pub(crate) const ANY: c_int = -1;
 /// Longer than any volume key that the kernel takes.
 const VOLUME_KEY_MAX: usize = 4096;
 const DETAIL_MAX: usize = 160;
 
 /// A negative return value of libcryptsetup.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// The positive `errno` value.
-    pub(super) errno: c_int,
+    pub(crate) errno: c_int,
     /// The last error line that the call logged: printable ASCII, bounded, or empty.
-    pub(super) detail: String,
+    pub(crate) detail: String,
 }
 
 thread_local! {
@@ -84,7 +83,7 @@ fn c_string(bytes: &[u8]) -> Result<CString, Failure> {
 }
 
 /// A libcryptsetup context: one loaded header and its devices.
-pub(super) struct Context {
+pub(crate) struct Context {
     device: NonNull<sys::crypt_device>,
 }
 
@@ -98,7 +97,7 @@ impl Drop for Context {
 
 impl Context {
     /// Loads the LUKS2 header on `metadata`, for the volume whose data is on `data`.
-    pub(super) fn load(metadata: &Path, data: &Path) -> Result<Self, Failure> {
+    pub(crate) fn load(metadata: &Path, data: &Path) -> Result<Self, Failure> {
         let metadata = c_string(metadata.as_os_str().as_bytes())?;
         let data = c_string(data.as_os_str().as_bytes())?;
         let guard = enter();
@@ -116,7 +115,7 @@ impl Context {
     }
 
     /// The UUID of the binary header; bytes that are not text are refused.
-    pub(super) fn uuid(&self) -> Option<String> {
+    pub(crate) fn uuid(&self) -> Option<String> {
         let _guard = enter();
         // SAFETY: a loaded context; the string belongs to it.
         let uuid = unsafe { sys::crypt_get_uuid(self.device.as_ptr()) };
@@ -128,7 +127,7 @@ impl Context {
     }
 
     /// The metadata JSON as libcryptsetup understood it.
-    pub(super) fn json(&self) -> Result<Vec<u8>, Failure> {
+    pub(crate) fn json(&self) -> Result<Vec<u8>, Failure> {
         let _guard = enter();
         let mut json = ptr::null();
         // SAFETY: a loaded context and an out pointer; flags must be zero.
@@ -141,7 +140,7 @@ impl Context {
     }
 
     /// Size of one metadata copy in bytes, its binary header of 4096 bytes included.
-    pub(super) fn metadata_size(&self) -> Result<u64, Failure> {
+    pub(crate) fn metadata_size(&self) -> Result<u64, Failure> {
         let _guard = enter();
         let mut size = 0;
         // SAFETY: a loaded context and an out pointer; the second one may be null.
@@ -152,7 +151,7 @@ impl Context {
     }
 
     /// Opens a keyslot, or [`ANY`] that belongs to the data segment.
-    pub(super) fn volume_key(
+    pub(crate) fn volume_key(
         &mut self,
         keyslot: c_int,
         passphrase: &KeyslotPassphrase,
@@ -177,7 +176,7 @@ impl Context {
     }
 
     /// Compares a key with the digest of the data segment.
-    pub(super) fn verify_volume_key(&mut self, key: &VolumeKey) -> Result<(), Failure> {
+    pub(crate) fn verify_volume_key(&mut self, key: &VolumeKey) -> Result<(), Failure> {
         let _guard = enter();
         let key = key.expose();
         // SAFETY: a loaded context and a buffer valid for the length given.
@@ -189,7 +188,7 @@ impl Context {
 
     /// Adds a keyslot at the first free number, with systemd's minimal PBKDF
     /// (`cryptsetup_set_minimal_pbkdf`): the passphrase has the entropy, not the KDF.
-    pub(super) fn add_keyslot(
+    pub(crate) fn add_keyslot(
         &mut self,
         key: &VolumeKey,
         passphrase: &KeyslotPassphrase,
@@ -221,7 +220,7 @@ impl Context {
     }
 
     /// Overwrites a keyslot's area and removes it from the header.
-    pub(super) fn destroy_keyslot(&mut self, keyslot: c_int) -> Result<(), Failure> {
+    pub(crate) fn destroy_keyslot(&mut self, keyslot: c_int) -> Result<(), Failure> {
         let _guard = enter();
         // SAFETY: a loaded context.
         check(unsafe { sys::crypt_keyslot_destroy(self.device.as_ptr(), keyslot) })?;
@@ -229,7 +228,7 @@ impl Context {
     }
 
     /// Writes a token at `token`, or at [`ANY`] free number; without `json`, removes it.
-    pub(super) fn set_token(&mut self, token: c_int, json: Option<&str>) -> Result<c_int, Failure> {
+    pub(crate) fn set_token(&mut self, token: c_int, json: Option<&str>) -> Result<c_int, Failure> {
         let json = json.map(|json| c_string(json.as_bytes())).transpose()?;
         let json = json.as_deref().map_or(ptr::null(), CStr::as_ptr);
         let _guard = enter();
@@ -238,7 +237,7 @@ impl Context {
     }
 
     /// Opens the volume as `/dev/mapper/NAME` with `CRYPT_ACTIVATE_*` flags.
-    pub(super) fn activate(
+    pub(crate) fn activate(
         &mut self,
         name: &str,
         key: &VolumeKey,
@@ -262,7 +261,7 @@ impl Context {
 }
 
 /// Closes `/dev/mapper/NAME`.
-pub(super) fn deactivate(name: &str) -> Result<(), Failure> {
+pub(crate) fn deactivate(name: &str) -> Result<(), Failure> {
     let name = c_string(name.as_bytes())?;
     let _guard = enter();
     // SAFETY: a null context is allowed: libcryptsetup then makes one from the name.

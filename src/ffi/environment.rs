@@ -1,5 +1,4 @@
-//! The one place with unsafe code: calls that have no safe wrapper.
-#![allow(unsafe_code)]
+//! The process's environment.
 
 /// Keeps tpm2-tss from writing its own warnings to standard error. Call it first in `main`, before
 /// any thread exists; a `TSS2_LOG` that the user set stays.

@@ -1,0 +1,13 @@
+//! The one place with unsafe code: calls that have no safe wrapper.
+//!
+//! libcryptsetup-rs cannot load a header beside its data device, dump the metadata as JSON or check
+//! a volume key against a digest, and its handles panic on some return values; so [`luks`] goes
+//! through the narrow wrapper here. Every `unsafe` block says why it is sound.
+//!
+//! [`luks`]: crate::luks
+#![allow(unsafe_code)]
+
+pub(crate) mod cryptsetup;
+mod environment;
+
+pub use environment::quiet_tss2;
