@@ -103,9 +103,9 @@ pub enum Error {
         /// The bank.
         bank: PcrBank,
     },
-    /// The keyslot is the last one that opens without a TPM.
+    /// No keyslot that opens without a TPM would be left.
     LastKeyslot {
-        /// The keyslot.
+        /// The keyslot that was to go.
         keyslot: u32,
     },
     /// There is nothing to revoke.
@@ -216,7 +216,7 @@ impl fmt::Display for Error {
                 write!(f, "every chosen PCR of the {bank} bank is zero: that would bind nothing")
             }
             Self::LastKeyslot { keyslot } => {
-                write!(f, "keyslot {keyslot} is the last one that opens without a TPM")
+                write!(f, "without keyslot {keyslot} no keyslot would open without a TPM")
             }
             Self::NothingToRevoke => f.write_str("there is nothing to revoke"),
             Self::NoPassphrase { cause } => write!(f, "no passphrase: {cause}"),

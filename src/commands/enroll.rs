@@ -7,7 +7,7 @@ use qrcode::render::unicode::Dense1x2;
 use serde_json::{Value, json};
 use vmseal::Error;
 use vmseal::boot::BootLogs;
-use vmseal::coverage::Component;
+use vmseal::coverage::{Component, Coverage};
 use vmseal::enroll::{self, Chosen, Enrolled, Plan};
 use vmseal::luks::Device;
 use vmseal::measurement::pcr::{join_pcrs, parse_pcrs};
@@ -36,6 +36,9 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
             "WARNING: no PCR covers the {component}: a changed one opens too"
         ));
     }
+    for caution in plan.coverage.iter().flat_map(Coverage::cautions) {
+        talk.remark(caution);
+    }
     if args.dry_run {
         if talk.json {
             talk.object(&json!({ "plan": plan_json(&plan) }));
@@ -47,12 +50,12 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     talk.detail(describe(&plan));
     let prompt = format!("Passphrase of {}: ", args.volume.device.display());
     let passphrase = terminal::passphrase(args.unlock_key_file.as_deref(), &prompt)?;
-    let (_, key) = device.open_keyslot(None, &passphrase).map_err(Error::from)?;
+    let (opened, key) = device.open_keyslot(None, &passphrase).map_err(Error::from)?;
     drop(passphrase);
     // A recovery key must fit as well, or nothing is written.
     let extra: Vec<Value> =
         args.recovery_key.then(|| enroll::recovery_token(31)).into_iter().collect();
-    let enrolled = enroll::apply(&mut device, &key, &tpm, &plan, &global.pins, &extra)?;
+    let enrolled = enroll::apply(&mut device, (opened, &key), &tpm, &plan, &global.pins, &extra)?;
     if args.recovery_key {
         enroll::add_recovery_key(&mut device, &key, |recovery, keyslot| {
             report(talk, &plan, &enrolled, Some((recovery, keyslot)));

@@ -20,7 +20,7 @@ pub fn hint(error: &Error) -> Option<&'static str> {
             "write device:/dev/tpmrm0 or swtpm:host=127.0.0.1,port=2321"
         }
         Error::Tpm(TpmError::NoSrk | TpmError::Foreign) => {
-            "if the TPM was replaced or cleared on purpose, open the volume with its recovery key and run: vmseal enroll DEVICE"
+            "If you did not replace or clear the TPM, do not type the passphrase here. If you did, run: vmseal enroll DEVICE"
         }
         Error::Tpm(TpmError::Lockout) => {
             "wait until the lockout ends, or run: tpm2_dictionarylockout --clear-lockout"

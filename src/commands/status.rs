@@ -8,7 +8,7 @@ use vmseal::Error;
 use vmseal::boot::{self, BootLogs, Judgement, Verdict};
 use vmseal::enroll::KeyslotUse;
 use vmseal::luks::{HeaderCopy, LuksError, Metadata, Pins};
-use vmseal::measurement::{Digest, PcrBank, PcrIndex, PcrValues};
+use vmseal::measurement::{Digest, PcrBank, PcrIndex, PcrSelection, PcrValues};
 use vmseal::token::Record;
 
 use super::terminal::Talk;
@@ -81,35 +81,38 @@ impl Pcrs {
 /// The values of this boot at the seal point: from the log, else from the TPM.
 fn seal_point(global: &Global, talk: Talk) -> Pcrs {
     let logs = inputs::boot_logs(global.eventlog.as_deref(), None);
-    match &logs {
-        Ok(logs) => {
-            let values: Vec<_> = PcrBank::ALL
+    match (logs, live_pcrs(global)) {
+        (Ok(logs), live) => {
+            let disagreement =
+                live.unwrap_or_default().iter().find_map(|live| logs.verify(live).err());
+            if let Some(error) = disagreement {
+                talk.remark(format_args!("the log is of another boot, or incomplete: {error}"));
+            }
+            let values = PcrBank::ALL
                 .into_iter()
                 .filter_map(|bank| Some(logs.seal_point(bank).ok()?.values))
                 .collect();
-            return Pcrs { source: Source::Log, values, logs: Some(logs.clone()) };
+            Pcrs { source: Source::Log, values, logs: Some(logs) }
         }
-        Err(error) => talk.detail(error),
-    }
-    let live = inputs::tpm(global).and_then(|tpm| {
-        let banks = tpm.active_banks()?;
-        let all = banks
-            .into_iter()
-            .map(|bank| vmseal::measurement::PcrSelection::new(bank, PcrIndex::all()));
-        Ok(tpm.read_pcrs(&all.collect::<Vec<_>>())?)
-    });
-    match live {
-        Ok(mut values) => {
+        (Err(error), Ok(mut values)) => {
+            talk.remark(format_args!("{error}; the PCRs as they are now are used instead"));
             for values in &mut values {
                 values.set(PcrIndex::LATCH, Digest::zero(values.bank()));
             }
             Pcrs { source: Source::Live, values, logs: None }
         }
-        Err(error) => {
-            talk.detail(error);
+        (Err(log), Err(tpm)) => {
+            talk.remark(format_args!("{log}; {tpm}"));
             Pcrs { source: Source::Unknown, values: vec![], logs: None }
         }
     }
+}
+
+fn live_pcrs(global: &Global) -> Result<Vec<PcrValues>, Error> {
+    let tpm = inputs::tpm(global)?;
+    let banks = tpm.active_banks()?;
+    let all = banks.into_iter().map(|bank| PcrSelection::new(bank, PcrIndex::all()));
+    Ok(tpm.read_pcrs(&all.collect::<Vec<_>>())?)
 }
 
 struct VolumeReport {

@@ -8,7 +8,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::luks::{Device, Pin, Pins};
+use crate::luks::{Device, Keyslot, Pin, Pins};
+use crate::policy::PolicyDigest;
 use crate::secret::VolumeKey;
 use crate::token::{BootEntry, Record, SystemdTpm2};
 use crate::tpm::{StorageKey, Tpm, TpmError};
@@ -23,7 +24,7 @@ pub struct Enrolled {
     pub keyslot: u32,
     /// The new token.
     pub token: u32,
-    /// Keyslots of vmseal's that were sealed to the same boot, and are gone.
+    /// Keyslots that were sealed to the same boot, and are gone.
     pub superseded: Vec<u32>,
     /// Keyslots of vmseal's that are sealed to other boots, and stay.
     pub kept: Vec<u32>,
@@ -31,14 +32,15 @@ pub struct Enrolled {
     pub proven: bool,
 }
 
-/// Seals a new keyslot as `plan` says and pins the volume. `extra` is JSON that the caller will add
+/// Seals a new keyslot as `plan` says and pins the volume, whose key came out of keyslot `opened`:
+/// that one is never removed. `extra` is JSON that the caller will add
 /// afterwards: it must fit too, or nothing is written.
 ///
 /// # Errors
 /// Refusals come before the first write. Where a later step fails, what was added is taken back.
 pub fn apply(
     device: &mut Device,
-    key: &VolumeKey,
+    (opened, key): (u32, &VolumeKey),
     tpm: &Tpm,
     plan: &Plan,
     pins_file: &Path,
@@ -59,12 +61,11 @@ pub fn apply(
     let entry =
         BootEntry::new(keyslot, plan.policy_digest(), plan.values.clone(), plan.events.clone());
     let (record_id, mut record) = current_record(device);
-    let old = old_entries(&record, &entry);
-    let mut final_record = record.clone();
-    final_record.entries.retain(|entry| !old.contains(&entry.keyslot));
-    if final_record.entries.len() >= Record::MAX_ENTRIES {
+    let old = superseded(device, &plan.policy_digest(), opened);
+    if record.entries.len() >= Record::MAX_ENTRIES {
         return Err(Error::RecordFull);
     }
+    let mut final_record = record.clone();
     final_record.entries.push(entry);
     final_record.generation += 1;
     record.pending = Some(keyslot);
@@ -90,17 +91,14 @@ pub fn apply(
             return Err(error);
         }
     };
-    for keyslot in &old {
+    // What has not been seen to open replaces nothing.
+    let superseded = if proven { old } else { vec![] };
+    for keyslot in &superseded {
         super::revoke(device, super::Target::Keyslot(*keyslot))?;
     }
-    let kept = final_record.entries.iter().map(|entry| entry.keyslot);
-    Ok(Enrolled {
-        keyslot,
-        token: token_id,
-        kept: kept.filter(|kept| *kept != keyslot).collect(),
-        superseded: old,
-        proven,
-    })
+    let others = final_record.entries.iter().map(|entry| entry.keyslot);
+    let kept = others.filter(|other| *other != keyslot && !superseded.contains(other)).collect();
+    Ok(Enrolled { keyslot, token: token_id, superseded, kept, proven })
 }
 
 fn make_keyslot(
@@ -132,8 +130,6 @@ fn prove(device: &mut Device, tpm: &Tpm, plan: &Plan, token: &SystemdTpm2) -> Re
 /// if no token opens it, and TPM tokens without a keyslot. The record is not trusted alone: only a
 /// keyslot as vmseal makes them goes, and never the last that opens without a TPM.
 pub(super) fn sweep(device: &mut Device) -> Result<(), Error> {
-    /// Iterations of a keyslot whose passphrase is random (systemd's minimal PBKDF).
-    const MACHINE_MADE: u64 = 1000;
     let dangling: Vec<u32> = device
         .metadata()
         .tokens()
@@ -149,13 +145,8 @@ pub(super) fn sweep(device: &mut Device) -> Result<(), Error> {
     }
     let Some((id, mut record)) = record(device.metadata()) else { return Ok(()) };
     let Some(pending) = record.pending.take() else { return Ok(()) };
-    let machine_made = device.metadata().keyslots().iter().any(|slot| {
-        slot.id == pending
-            && slot
-                .pbkdf
-                .as_ref()
-                .is_some_and(|pbkdf| pbkdf.kind == "pbkdf2" && pbkdf.iterations == MACHINE_MADE)
-    });
+    let keyslots = device.metadata().keyslots();
+    let machine_made = keyslots.iter().any(|slot| slot.id == pending && is_machine_made(slot));
     let orphan = KeyslotUse::of(device.metadata(), pending) == KeyslotUse::Unfinished;
     if machine_made && orphan && !super::keyslots::without_tpm(device.metadata()).is_empty() {
         device.remove_keyslot(pending)?;
@@ -190,12 +181,22 @@ pub(super) fn write_record(
     .map_err(Error::from)
 }
 
-/// Keyslots of the record's entries that are sealed to the very boot of `entry`.
-fn old_entries(record: &Record, entry: &BootEntry) -> Vec<u32> {
-    record
-        .entries
-        .iter()
-        .filter(|old| old.policy_hash == entry.policy_hash)
-        .map(|old| old.keyslot)
-        .collect()
+/// Keyslots that were sealed to the very boot that is enrolled. Header and tokens are hostile, so
+/// a keyslot counts only where its own token and its own shape say that vmseal or systemd sealed it.
+fn superseded(device: &Device, policy: &PolicyDigest, opened: u32) -> Vec<u32> {
+    let tokens = device.metadata().tokens();
+    let sealed: Vec<u32> = tokens
+        .values()
+        .filter_map(|json| SystemdTpm2::parse(json).ok())
+        .filter(|token| token.policy_hashes.first() == Some(policy))
+        .map(|token| token.keyslot)
+        .collect();
+    let machine_made = device.metadata().keyslots().into_iter().filter(is_machine_made);
+    machine_made.map(|slot| slot.id).filter(|id| sealed.contains(id) && *id != opened).collect()
+}
+
+/// Whether a keyslot's passphrase is random: only such ones get so few iterations
+/// (`cryptsetup_set_minimal_pbkdf`).
+fn is_machine_made(slot: &Keyslot) -> bool {
+    slot.pbkdf.as_ref().is_some_and(|pbkdf| pbkdf.kind == "pbkdf2" && pbkdf.iterations == 1000)
 }

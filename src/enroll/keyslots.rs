@@ -36,6 +36,7 @@ impl KeyslotUse {
                 // clevis may need no TPM, but its token does not say so outside its JWE.
                 Some("clevis") => return Self::Tpm,
                 _ if SystemdTpm2::is_type_of(token) => return Self::Tpm,
+                Some(super::recovery::UNSEEN) => return Self::Unfinished,
                 Some(recovery::TOKEN_TYPE) => found = Self::RecoveryKey,
                 _ => found = Self::OtherToken,
             }

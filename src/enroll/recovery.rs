@@ -14,8 +14,12 @@ pub fn recovery_token(keyslot: u32) -> Value {
     json!({ "type": TOKEN_TYPE, "keyslots": [keyslot.to_string()] })
 }
 
+/// Token type of a recovery keyslot whose key may or may not have been seen: it is neither counted
+/// as a way in nor removed.
+pub(super) const UNSEEN: &str = "vmseal-recovery-unseen";
+
 /// Adds a keyslot for a new recovery key, hands the key to `show`, and marks the keyslot as a
-/// recovery key's only then: one that nobody has seen must not count as a way in.
+/// recovery key's only then.
 ///
 /// # Errors
 /// The header's. Before `show` has been called the keyslot is taken back.
@@ -34,9 +38,10 @@ pub fn add_recovery_key(
         let _ = sweep(device);
         return Err(error.into());
     }
-    show(&recovery, keyslot);
-    device.add_token(&recovery_token(keyslot))?;
+    let marker = json!({ "type": UNSEEN, "keyslots": [keyslot.to_string()] });
+    let marker = device.add_token(&marker)?;
     record.pending = None;
     write_record(device, Some(id), &record)?;
-    Ok(())
+    show(&recovery, keyslot);
+    Ok(device.replace_token(marker, &recovery_token(keyslot))?)
 }

@@ -8,6 +8,9 @@ use vmseal::tpm::Tcti;
 
 /// Where pins lie, in the initramfs as in the root.
 const PINS: &str = "/etc/vmseal/pins.json";
+/// One line for whoever asks, or errs.
+pub const USAGE: &str = "usage: vmseal-boot unlock|latch [--pins FILE] [--tcti TCTI] \
+    [--header FILE] [--timeout SECONDS] [DEVICE NAME]...";
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What to do.
@@ -17,6 +20,8 @@ pub enum Command {
     Unlock(Vec<(PathBuf, String)>),
     /// Extend PCR 15 if it is still zero.
     Latch,
+    /// Print the usage.
+    Help,
 }
 
 /// The arguments.
@@ -47,6 +52,7 @@ impl Args {
             command: match words.next().transpose()?.as_deref() {
                 Some("unlock") => Command::Unlock(vec![]),
                 Some("latch") => Command::Latch,
+                Some("--help" | "-h") => Command::Help,
                 Some(other) => return Err(format!("{other:?} is no command")),
                 None => return Err("no command".into()),
             },
@@ -87,7 +93,10 @@ impl Args {
 
     fn take_operands(&mut self, operands: Vec<String>) -> Result<(), String> {
         let Command::Unlock(volumes) = &mut self.command else {
-            return if operands.is_empty() { Ok(()) } else { Err("latch takes no volume".into()) };
+            return match operands.as_slice() {
+                [] => Ok(()),
+                _ => Err("only unlock takes volumes".into()),
+            };
         };
         let (pairs, rest) = operands.as_chunks::<2>();
         if pairs.is_empty() || !rest.is_empty() {
@@ -130,7 +139,7 @@ mod tests {
             ("unlock /dev/vda3 root --force", "--force is no option"),
             ("unlock --timeout 0 a b", "--timeout takes 1 to 3600 seconds"),
             ("unlock --header h a b c d", "--header goes with one volume"),
-            ("latch root", "latch takes no volume"),
+            ("latch root", "only unlock takes volumes"),
         ] {
             assert_eq!(parse(line).unwrap_err(), problem, "{line}");
         }

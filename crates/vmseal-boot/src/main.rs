@@ -22,22 +22,25 @@ fn main() -> ExitCode {
     // Without it a crash could leave a key on the disk: better to open nothing.
     if let Err(error) = vmseal::secret::forbid_core_dumps() {
         say(format_args!("cannot forbid core dumps: {error}"));
-        return Exit::Internal.into();
+        return Exit::Internal.code().into();
     }
     let args = match Args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
         Err(problem) => {
             say(problem);
-            say(
-                "usage: vmseal-boot unlock [OPTION…] DEVICE NAME [DEVICE NAME…] | vmseal-boot latch [OPTION…]",
-            );
-            return Exit::Usage.into();
+            say(args::USAGE);
+            return Exit::Usage.code().into();
         }
     };
     match &args.command {
+        Command::Help => {
+            let _ = writeln!(std::io::stdout(), "{}", args::USAGE);
+            Exit::Done
+        }
         Command::Latch => latch(&args),
         Command::Unlock(volumes) => unlock(&args, volumes),
     }
+    .code()
     .into()
 }
 
@@ -113,13 +116,15 @@ fn refuse(error: &Error) -> Exit {
     say(error);
     say(match error.exit() {
         Exit::NotPinned => {
-            "This is not the disk that was enrolled. It is not opened, by passphrase neither."
+            "This is not the disk that was enrolled. Do not open it, nor type its passphrase."
         }
         Exit::PcrMismatch => "If you did not make this change, do not type the passphrase here.",
         Exit::OtherTpm => {
             "If you did not replace this machine's TPM, do not type the passphrase here."
         }
-        _ => "The volume is not opened by the TPM. The journal and 'vmseal status' may tell more.",
+        _ => {
+            "The TPM opens nothing in this boot. Once the system runs, 'vmseal status' tells more."
+        }
     });
     error.exit()
 }
