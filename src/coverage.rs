@@ -145,7 +145,7 @@ impl Coverage {
     ///
     /// Trust the answer as far as the log's replay equals the TPM's PCRs.
     pub fn of(log: &EventLog) -> Self {
-        let trail = recognise(&steps::steps(log));
+        let trail = without_contradiction(recognise(&steps::steps(log)), log);
         let is_efi = |event_type: EventType| event_type.code() >= 0x8000_0000;
         let bios = !log.events().iter().any(|event| is_efi(event.event_type));
         let path = trail.path.unwrap_or(if bios { BootPath::Bios } else { BootPath::Unknown });
@@ -270,11 +270,12 @@ fn bindings(trail: &Trail, path: BootPath) -> BTreeMap<Component, Vec<Binding>> 
     }
     let mut initrd = binding(&[11, 12, 13], trail.sections.initrd);
     initrd.extend(binding(&[8, 9], trail.initrd_files.clone()));
-    let mut cmdline = binding(&[11, 12], trail.sections.cmdline);
-    if cmdline.is_empty() {
-        let pcr = if path == BootPath::GrubMeasured { 8 } else { 12 };
-        cmdline = binding(&[pcr], trail.loader_cmdline);
-    }
+    let said_by_loader = trail.loader_cmdline.iter().copied();
+    let mut cmdline = match (trail.sections.cmdline, path) {
+        (Some(built_in), _) => binding(&[11, 12], said_by_loader.chain([built_in])),
+        (None, BootPath::GrubMeasured) => binding(&[8], said_by_loader),
+        (None, _) => binding(&[12], said_by_loader),
+    };
     // The kernel's own words count only where the kernel is bound.
     if !kernel.is_empty() {
         initrd.extend(binding(&[9], trail.initrd));
@@ -286,6 +287,20 @@ fn bindings(trail: &Trail, path: BootPath) -> BTreeMap<Component, Vec<Binding>> 
         (Component::Initrd, initrd),
         (Component::Cmdline, cmdline),
     ])
+}
+
+/// The kernel must have got the very command line that systemd-boot measured, else systemd-boot
+/// started something else, which then started the kernel.
+fn without_contradiction(trail: Trail, log: &EventLog) -> Trail {
+    let digests = |event: usize| log.events().get(event).map(|event| &event.digests);
+    match (trail.path, trail.loader_cmdline.last(), trail.load_options) {
+        (Some(BootPath::SystemdBootEntry), Some(given), Some(got))
+            if digests(*given) != digests(got) =>
+        {
+            Trail { shim: trail.shim, ..Trail::default() }
+        }
+        _ => trail,
+    }
 }
 
 fn firmware_events(log: &EventLog) -> Vec<usize> {
@@ -314,12 +329,12 @@ fn secure_boot(log: &EventLog) -> SecureBoot {
     use crate::measurement::variable::VariableValue;
     let is_config = |event_type| event_type == EventType::EfiVariableDriverConfig;
     let configs = log.events().iter().filter(|event| event.pcr == 7 && is_config(event.event_type));
-    let states =
+    let mut states =
         configs.filter(|event| event.data_is_measured()).filter_map(|event| match event.data() {
             EventData::Variable(found) if found.is_global("SecureBoot") => Some(found.value),
             _ => None,
         });
-    match states.last() {
+    match states.next_back() {
         Some(VariableValue::Flag(true)) => SecureBoot::On,
         Some(VariableValue::Flag(false)) => SecureBoot::Off,
         _ => SecureBoot::Unknown,

@@ -58,8 +58,8 @@ pub(super) struct Trail {
     pub(super) kernel_file: Vec<usize>,
     /// The initrd files that GRUB read: the command that named them, and the files.
     pub(super) initrd_files: Vec<usize>,
-    /// The command line in the words of the loader.
-    pub(super) loader_cmdline: Option<usize>,
+    /// The command line in the words of the loader, or what an addon adds to it.
+    pub(super) loader_cmdline: Vec<usize>,
     /// Contents of `.linux`, `.initrd` and `.cmdline`.
     pub(super) sections: Sections,
     /// The command line and the initrd in the words of the kernel.
@@ -82,36 +82,24 @@ pub(super) fn recognise(steps: &[Step]) -> Trail {
     let start_of_kernel =
         steps.iter().rposition(|step| step.what.is_before_kernel()).map_or(0, |last| last + 1);
     let (before, kernel) = steps.split_at(start_of_kernel);
-    let said = |what| kernel.iter().find(|step| step.what == what).map(|step| step.event);
-    let trail = Trail {
-        load_options: said(What::LoadOptions),
-        initrd: said(What::Initrd),
-        shim: steps.iter().any(|step| step.what == What::Shim),
-        ..Trail::default()
-    };
+    let paths = [uki, grub_measured, systemd_boot_entry, direct_kernel, grub];
     // Without a word of the kernel or the firmware, something else may have run after the last
     // event: the log is not the whole story.
-    if kernel.is_empty() {
-        return trail;
-    }
-    let with = |path: fn(&[Step], &mut Trail) -> Option<BootPath>, trail: Trail| {
-        let mut found = Trail { path: None, ..trail };
-        match path(before, &mut found) {
-            Some(path) => Ok(Trail { path: Some(path), ..found }),
-            None => Err(Trail {
-                load_options: found.load_options,
-                initrd: found.initrd,
-                shim: found.shim,
-                ..Trail::default()
-            }),
-        }
+    let found = match kernel {
+        [] => None,
+        _ => paths.iter().find_map(|path| path(before)),
     };
-    with(uki, trail)
-        .or_else(|trail| with(grub_measured, trail))
-        .or_else(|trail| with(systemd_boot_entry, trail))
-        .or_else(|trail| with(direct_kernel, trail))
-        .or_else(|trail| with(grub, trail))
-        .unwrap_or_else(|trail| trail)
+    let said = |what| kernel.iter().find(|step| step.what == what).map(|step| step.event);
+    Trail {
+        load_options: said(What::LoadOptions),
+        initrd: said(What::Initrd),
+        shim: is_shim_among(steps),
+        ..found.unwrap_or_default()
+    }
+}
+
+fn is_shim_among(steps: &[Step]) -> bool {
+    steps.iter().any(|step| step.what == What::Shim)
 }
 
 fn last_image(steps: &[Step]) -> Option<usize> {
@@ -120,6 +108,10 @@ fn last_image(steps: &[Step]) -> Option<usize> {
 
 fn image_events(steps: &[Step]) -> Vec<usize> {
     steps.iter().filter(|step| step.what.is_image()).map(|step| step.event).collect()
+}
+
+fn events_of(what: &What, steps: &[Step]) -> Vec<usize> {
+    steps.iter().filter(|step| step.what == *what).map(|step| step.event).collect()
 }
 
 /// The last command by which GRUB chose what to start.
@@ -133,7 +125,7 @@ fn last_load_command(steps: &[Step]) -> Option<(usize, &[String])> {
     })
 }
 
-fn uki(steps: &[Step], trail: &mut Trail) -> Option<BootPath> {
+fn uki(steps: &[Step]) -> Option<Trail> {
     let is_linux = |step: &Step| matches!(&step.what, What::Section(name) if name == ".linux");
     let linux = steps.iter().rposition(is_linux)?;
     let (before, after) = steps.split_at(linux);
@@ -159,55 +151,62 @@ fn uki(steps: &[Step], trail: &mut Trail) -> Option<BootPath> {
         let is_wanted = |step: &&Step| matches!(&step.what, What::Section(name) if name == wanted);
         of_stub.iter().find(is_wanted).map(|step| step.event)
     };
-    trail.sections = Sections {
-        linux: section(".linux"),
-        initrd: section(".initrd"),
-        cmdline: section(".cmdline"),
-    };
-    trail.loader_cmdline =
-        after.iter().find(|step| step.what == What::CommandLine).map(|step| step.event);
-    trail.loaders = image_events(steps.get(..=stub).unwrap_or_default());
-    trail.kernel_images = image_events(after);
-    let images_before = image_events(earlier).len() - usize::from(trail.shim && stub > 0);
-    Some(match images_before {
+    let images_before =
+        image_events(earlier).len() - usize::from(is_shim_among(earlier) && stub > 0);
+    let path = match images_before {
         0 => BootPath::Uki,
         _ if earlier.iter().any(|step| step.what == What::LoaderConf) => BootPath::SystemdBootUki,
         _ => BootPath::ChainedUki,
+    };
+    Some(Trail {
+        path: Some(path),
+        loaders: image_events(steps.get(..=stub).unwrap_or_default()),
+        kernel_images: image_events(after),
+        loader_cmdline: events_of(&What::CommandLine, after),
+        sections: Sections {
+            linux: section(".linux"),
+            initrd: section(".initrd"),
+            cmdline: section(".cmdline"),
+        },
+        ..Trail::default()
     })
 }
 
-fn grub_measured(steps: &[Step], trail: &mut Trail) -> Option<BootPath> {
+fn grub_measured(steps: &[Step]) -> Option<Trail> {
     let first_word = steps.iter().position(|step| step.what.is_grub())?;
     let (loaders, _) = steps.split_at(first_word);
     // GRUB itself must be in PCR 4, else nobody vouches for what it says.
     last_image(loaders)?;
     let (load, words) = last_load_command(steps)?;
     let after = steps.get(load + 1..).unwrap_or_default();
-    trail.loaders = image_events(steps.get(..load).unwrap_or_default());
-    trail.kernel_images = image_events(after);
-    if words.first().is_some_and(|name| name.starts_with("linux")) {
-        let command = steps.get(load).map(|step| step.event);
-        trail.kernel_file = files_named(command, words.get(1..2).unwrap_or_default(), after);
-        trail.loader_cmdline =
-            after.iter().find(|step| step.what == What::GrubCommandLine).map(|step| step.event);
-        let initrd = after.iter().enumerate().rev().find_map(|(position, step)| match &step.what {
-            What::GrubCommand(words)
-                if matches!(words.first()?.as_str(), "initrd" | "initrdefi") =>
-            {
-                Some((position, step.event, words.get(1..).unwrap_or_default()))
-            }
-            _ => None,
-        });
-        if let Some((position, event, files)) = initrd {
-            let read = after.get(position + 1..).unwrap_or_default();
-            trail.initrd_files = files_named(Some(event), files, read);
-        }
+    let trail = Trail {
+        path: Some(BootPath::GrubMeasured),
+        loaders: image_events(steps.get(..load).unwrap_or_default()),
+        ..Trail::default()
+    };
+    // What `chainloader` starts may be a loader that starts its kernel unmeasured.
+    if !words.first().is_some_and(|name| name.starts_with("linux")) {
+        return Some(trail);
     }
-    Some(BootPath::GrubMeasured)
+    let initrd = after.iter().enumerate().rev().find_map(|(position, step)| match &step.what {
+        What::GrubCommand(words) if matches!(words.first()?.as_str(), "initrd" | "initrdefi") => {
+            let read = after.get(position + 1..).unwrap_or_default();
+            Some(files_named(step.event, words.get(1..).unwrap_or_default(), read))
+        }
+        _ => None,
+    });
+    let command = steps.get(load)?.event;
+    Some(Trail {
+        kernel_images: image_events(after),
+        kernel_file: files_named(command, words.get(1..2).unwrap_or_default(), after),
+        initrd_files: initrd.unwrap_or_default(),
+        loader_cmdline: events_of(&What::GrubCommandLine, after),
+        ..trail
+    })
 }
 
 /// The events of a command and of every file that it names; empty when one is missing.
-fn files_named(command: Option<usize>, names: &[String], steps: &[Step]) -> Vec<usize> {
+fn files_named(command: usize, names: &[String], steps: &[Step]) -> Vec<usize> {
     let read = |name: &String| {
         steps
             .iter()
@@ -215,48 +214,53 @@ fn files_named(command: Option<usize>, names: &[String], steps: &[Step]) -> Vec<
             .map(|step| step.event)
     };
     let files: Option<Vec<usize>> = names.iter().map(read).collect();
-    match (command, files) {
-        (Some(command), Some(files)) if !files.is_empty() => {
-            std::iter::once(command).chain(files).collect()
-        }
+    match files {
+        Some(files) if !files.is_empty() => std::iter::once(command).chain(files).collect(),
         _ => Vec::new(),
     }
 }
 
 /// systemd-boot measures the command line after it loaded the kernel and before it starts it.
-fn systemd_boot_entry(steps: &[Step], trail: &mut Trail) -> Option<BootPath> {
-    let kernel = last_image(steps)?;
-    let (loaders, own) = steps.split_at(kernel);
-    let speaks = |step: &Step| step.what.is_grub() || matches!(step.what, What::Section(_));
-    let cmdline = own.iter().find(|step| step.what == What::CommandLine)?;
+fn systemd_boot_entry(steps: &[Step]) -> Option<Trail> {
+    let (loaders, own) = steps.split_at(last_image(steps)?);
     last_image(loaders)?;
-    if steps.iter().any(speaks) || own.iter().any(|step| step.what == What::LoaderConf) {
+    let cmdline = events_of(&What::CommandLine, own);
+    let speaks = |step: &Step| step.what.is_grub() || matches!(step.what, What::Section(_));
+    let entered_again = own.iter().any(|step| step.what == What::LoaderConf);
+    if cmdline.is_empty() || entered_again || steps.iter().any(speaks) {
         return None;
     }
-    trail.loaders = image_events(loaders);
-    trail.kernel_images = own.iter().take(1).map(|step| step.event).collect();
-    trail.loader_cmdline = Some(cmdline.event);
-    Some(BootPath::SystemdBootEntry)
+    Some(Trail {
+        path: Some(BootPath::SystemdBootEntry),
+        loaders: image_events(loaders),
+        kernel_images: image_events(own),
+        loader_cmdline: cmdline,
+        ..Trail::default()
+    })
 }
 
-fn direct_kernel(steps: &[Step], trail: &mut Trail) -> Option<BootPath> {
-    let kernel = last_image(steps)?;
-    let (loaders, own) = steps.split_at(kernel);
-    let kernel = own.first().filter(|step| step.what.is_qemu_file("kernel"))?;
-    trail.loaders = image_events(loaders);
-    trail.kernel_images = vec![kernel.event];
-    own.iter().all(|step| step.what.is_image()).then_some(BootPath::DirectKernel)
+fn direct_kernel(steps: &[Step]) -> Option<Trail> {
+    let (loaders, own) = steps.split_at(last_image(steps)?);
+    let [kernel] = own else { return None };
+    kernel.what.is_qemu_file("kernel").then(|| Trail {
+        path: Some(BootPath::DirectKernel),
+        loaders: image_events(loaders),
+        kernel_images: vec![kernel.event],
+        ..Trail::default()
+    })
 }
 
 /// GRUB 2.12 hands the kernel to the firmware in memory. An image from a file could be another
 /// loader, which starts its kernel unmeasured, so it shows no kernel.
-fn grub(steps: &[Step], trail: &mut Trail) -> Option<BootPath> {
-    let kernel = last_image(steps)?;
-    let (loaders, own) = steps.split_at(kernel);
-    let kernel = own.first().filter(|step| step.what.is_memory_image())?;
+fn grub(steps: &[Step]) -> Option<Trail> {
+    let (loaders, own) = steps.split_at(last_image(steps)?);
     last_image(loaders)?;
-    let alone = |step: &Step| step.what.is_image() || step.what == What::Shim;
-    trail.loaders = image_events(loaders);
-    trail.kernel_images = vec![kernel.event];
-    steps.iter().all(alone).then_some(BootPath::Grub)
+    let [kernel] = own else { return None };
+    let alone = loaders.iter().all(|step| step.what.is_image() || step.what == What::Shim);
+    (alone && kernel.what.is_memory_image()).then(|| Trail {
+        path: Some(BootPath::Grub),
+        loaders: image_events(loaders),
+        kernel_images: vec![kernel.event],
+        ..Trail::default()
+    })
 }

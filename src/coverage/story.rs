@@ -122,7 +122,14 @@ fn told(log: &EventLog, coverage: &Coverage, component: Component, phase: Phase)
             events: vec![*number],
         })
     };
-    binding.events.iter().filter_map(told).collect()
+    let mut lines: Vec<StoryLine> = Vec::new();
+    for line in binding.events.iter().filter_map(told) {
+        match lines.last_mut().filter(|last| last.text == line.text) {
+            Some(last) => last.events.extend(line.events),
+            None => lines.push(line),
+        }
+    }
+    lines
 }
 
 /// What an event is about, seen as evidence for a component.
