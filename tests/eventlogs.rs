@@ -6,7 +6,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use vmseal::measurement::{EventLog, PcrBank, PcrValues, UserspaceLog, differences, replay};
+use vmseal::coverage::{BootPath, Component, Coverage, SecureBoot};
+use vmseal::measurement::pcr::{join_pcrs, parse_pcrs};
+use vmseal::measurement::{
+    Event, EventLog, EventType, LogFormat, PcrBank, PcrIndex, PcrValues, UserspaceLog, differences,
+    replay,
+};
 
 /// The recorded boots that have an event log: (family/case, folder), sorted.
 fn boots() -> Vec<(String, PathBuf)> {
@@ -121,4 +126,232 @@ fn tpm2_eventlog_agrees_event_by_event() {
             assert_eq!(found, expected, "{name}, event {}", event.number);
         }
     }
+}
+
+/// Boot path and recommended PCRs of each family; every component must be covered.
+const COVERAGE: [(&str, BootPath, &str); 15] = [
+    ("banks/", BootPath::Uki, "0+4+7+11+12+13+15"),
+    ("direct-", BootPath::DirectKernel, "0+4+7+9+15"),
+    ("full-grub/", BootPath::GrubMeasured, "0+4+7+8+9+15"),
+    ("full-sdboot/", BootPath::SystemdBootEntry, "0+4+7+9+12+15"),
+    ("full-uki/", BootPath::Uki, "0+4+7+11+12+13+15"),
+    ("grub-real-", BootPath::Grub, "0+4+7+9+15"),
+    ("grub-tpm-", BootPath::GrubMeasured, "0+4+7+8+9+15"),
+    ("grub/", BootPath::GrubMeasured, "0+4+7+8+9+15"),
+    ("machine/", BootPath::Uki, "0+4+7+11+12+13+15"),
+    ("sdboot-deb13/uki-", BootPath::SystemdBootUki, "0+4+7+11+12+13+15"),
+    ("sdboot-uki/", BootPath::SystemdBootUki, "0+4+7+11+12+13+15"),
+    ("sdboot/", BootPath::SystemdBootEntry, "0+4+7+9+12+15"),
+    ("shim-nosb-", BootPath::GrubMeasured, "0+4+7+8+9+14+15"),
+    ("uki-secureboot-", BootPath::Uki, "0+4+7+11+12+13+15"),
+    ("uki/", BootPath::Uki, "0+4+7+11+12+13+15"),
+];
+
+#[test]
+fn every_recorded_boot_is_covered_by_the_set_of_its_path() {
+    for (name, case) in boots() {
+        let coverage = Coverage::of(&parse(&case));
+        let (_, path, pcrs) = COVERAGE.iter().find(|row| name.starts_with(row.0)).unwrap();
+        assert_eq!(coverage.boot_path(), *path, "{name}");
+        assert_eq!(join_pcrs(&coverage.recommended_pcrs()), *pcrs, "{name}");
+        assert_eq!(coverage.uncovered(&coverage.pcrs()), [], "{name}");
+        let on = name.starts_with("uki-secureboot-");
+        let expected = if on { SecureBoot::On } else { SecureBoot::Off };
+        assert_eq!(coverage.secure_boot(), expected, "{name}");
+    }
+}
+
+/// Every binding of a component names only PCRs that its events extended, except 12 and 13, which
+/// may be required as constants.
+#[test]
+fn bindings_rest_on_events_in_their_pcrs() {
+    for (name, case) in boots() {
+        let log = parse(&case);
+        let coverage = Coverage::of(&log);
+        for binding in Component::ALL.iter().flat_map(|component| coverage.bindings(*component)) {
+            let shown: Vec<u32> =
+                binding.events.iter().map(|number| log.events()[*number].pcr).collect();
+            for pcr in &binding.pcrs {
+                let pcr = u32::from(pcr.get());
+                let stub_in_pcr_4 = pcr == 4 && shown.contains(&11);
+                assert!(shown.contains(&pcr) || pcr > 11 || stub_in_pcr_4, "{name}: PCR {pcr}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_covered_without_its_events() {
+    for (name, case) in boots() {
+        let whole = parse(&case);
+        for component in Component::ALL {
+            // A component may be bound twice over, as GRUB's kernel by image and by file.
+            let mut log = whole.clone();
+            for rounds in 0.. {
+                let coverage = Coverage::of(&log);
+                let dropped: Vec<usize> = coverage
+                    .bindings(component)
+                    .iter()
+                    .flat_map(|binding| binding.events.clone())
+                    .collect();
+                if dropped.is_empty() {
+                    assert!((1..=2).contains(&rounds), "{name}: {component}");
+                    let uncovered = coverage.uncovered(&PcrIndex::all().collect());
+                    assert!(uncovered.iter().any(|found| found.component == component), "{name}");
+                    break;
+                }
+                let kept = log.events().iter().filter(|event| !dropped.contains(&event.number));
+                log = renumbered(log.format().clone(), kept.cloned());
+            }
+        }
+    }
+}
+
+fn renumbered(format: LogFormat, events: impl Iterator<Item = Event>) -> EventLog {
+    let events = events.enumerate().map(|(number, event)| Event { number, ..event });
+    EventLog::from_events(format, events.collect())
+}
+
+fn fixture(name: &str) -> EventLog {
+    let (_, case) = boots().into_iter().find(|(found, _)| found == name).unwrap();
+    parse(&case)
+}
+
+/// The log of a boot with some events changed or, by returning `None`, left out.
+fn changed(name: &str, change: impl Fn(Event) -> Option<Event>) -> Coverage {
+    let log = fixture(name);
+    let events: Vec<Event> = log.events().iter().cloned().filter_map(change).collect();
+    Coverage::of(&renumbered(log.format().clone(), events.into_iter()))
+}
+
+#[track_caller]
+fn assert_uncovered(coverage: &Coverage, expected: &[Component]) {
+    let uncovered = coverage.uncovered(&coverage.recommended_pcrs());
+    let components: Vec<Component> = uncovered.iter().map(|found| found.component).collect();
+    assert_eq!(components, expected);
+    assert!(uncovered.iter().all(|found| !found.reason.is_empty()));
+}
+
+#[test]
+fn logs_without_evidence_are_refused() {
+    use Component::{Cmdline, Firmware, Initrd, Kernel, Loader};
+    let all = [Firmware, Loader, Kernel, Initrd, Cmdline];
+    let separators = |event: Event| {
+        (event.number == 0 || event.event_type == EventType::Separator).then_some(event)
+    };
+    assert_uncovered(&changed("uki/base", separators), &all);
+    // A boot that leaves the firmware's sight: the log ends with the separators.
+    let firmware_only = |event: Event| (event.number < 27).then_some(event);
+    for name in ["uki/base", "grub-real-deb13/base", "shim-nosb-deb13/base"] {
+        assert_uncovered(&changed(name, firmware_only), &[Loader, Kernel, Initrd, Cmdline]);
+    }
+    // The loader is there, but not what it started.
+    let up_to_loader = |event: Event| (event.number < 28).then_some(event);
+    let grub = changed("grub-real-deb13/base", up_to_loader);
+    assert_eq!(grub.boot_path(), BootPath::Unknown);
+    assert_uncovered(&grub, &[Loader, Kernel, Initrd, Cmdline]);
+}
+
+#[test]
+fn a_kernel_that_nobody_measured_vouches_for_nothing() {
+    use Component::{Cmdline, Initrd, Kernel, Loader};
+    // GRUB without words, and its kernel in no PCR 4: the kernel's own words do not count.
+    let no_kernel = |event: Event| (event.number != 28).then_some(event);
+    assert_uncovered(
+        &changed("grub-real-deb13/base", no_kernel),
+        &[Loader, Kernel, Initrd, Cmdline],
+    );
+    let no_kernel = |event: Event| (event.number != 29).then_some(event);
+    assert_uncovered(&changed("sdboot/base", no_kernel), &[Loader, Kernel, Initrd, Cmdline]);
+    let no_kernel = |event: Event| (event.number != 14).then_some(event);
+    assert_uncovered(
+        &changed("direct-qemu10.0.13-ovmf2025.02/base", no_kernel),
+        &[Loader, Kernel, Initrd, Cmdline],
+    );
+}
+
+#[test]
+fn without_secure_boot_shim_leaves_the_kernel_to_grubs_words() {
+    let coverage = Coverage::of(&fixture("shim-nosb-deb13/base"));
+    for pcrs in ["0+4+7", "0+4+7+9", "0+4+7+8", "0+4+7+8+14"] {
+        let uncovered = coverage.uncovered(&parse_pcrs(pcrs).unwrap());
+        let kernel = uncovered.iter().find(|found| found.component == Component::Kernel).unwrap();
+        assert_eq!(kernel.to_string(), "kernel: it takes PCR 8+9, which the set leaves out");
+    }
+    let name = |event: &Event| event.data().to_string();
+    let no_file =
+        |event: Event| (!name(&event).starts_with("GRUB read /boot/vmlinuz")).then_some(event);
+    assert_uncovered(&changed("shim-nosb-deb13/base", no_file), &[Component::Kernel]);
+    // A command whose text is not what was measured names no file.
+    let forged = |mut event: Event| {
+        if name(&event).starts_with("GRUB ran linux ") {
+            event.digests[0].bytes[0] ^= 1;
+        }
+        Some(event)
+    };
+    let forged = changed("shim-nosb-deb13/base", forged);
+    assert!(forged.bindings(Component::Kernel).is_empty());
+}
+
+#[test]
+fn a_chosen_set_is_judged_component_by_component() {
+    let uki = Coverage::of(&fixture("uki/base"));
+    let uncovered = |coverage: &Coverage, pcrs| {
+        let found = coverage.uncovered(&parse_pcrs(pcrs).unwrap());
+        found.into_iter().map(|found| found.component.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(uncovered(&uki, "0+4+7+11+12+13"), "");
+    assert_eq!(uncovered(&uki, "0+4+9+11"), "");
+    assert_eq!(uncovered(&uki, "4+9+11"), "firmware");
+    assert_eq!(uncovered(&uki, "0+4+7+11"), "initrd cmdline");
+    assert_eq!(uncovered(&uki, "0+7+11+12+13"), "loader kernel");
+    assert_eq!(uncovered(&uki, "1+2+3+15"), "firmware loader kernel initrd cmdline");
+    let entry = Coverage::of(&fixture("sdboot/base"));
+    assert_eq!(uncovered(&entry, "0+4+7+12"), "initrd");
+    assert_eq!(uncovered(&entry, "0+4+7+9"), "");
+    let grub = Coverage::of(&fixture("grub-tpm-deb13/base"));
+    assert_eq!(uncovered(&grub, "0+4+7+8"), "initrd");
+    assert_eq!(uncovered(&grub, "0+4+9"), "");
+}
+
+#[test]
+fn another_image_after_the_stub_shows_that_it_returned() {
+    let log = fixture("sdboot-uki/base");
+    let vmlinuz = fixture("sdboot/base").events()[29].clone();
+    let mut events = log.events().to_vec();
+    // In the place of the inner kernel, an image from a file.
+    events[42] = vmlinuz;
+    let coverage = Coverage::of(&renumbered(log.format().clone(), events.into_iter()));
+    assert_eq!(coverage.boot_path(), BootPath::Unknown);
+    // A section whose content was not measured is none.
+    let no_content = |event: Event| (event.number != 29).then_some(event);
+    assert_ne!(changed("uki/base", no_content).boot_path(), BootPath::Uki);
+    // Nor is a kernel that got another command line than systemd-boot measured.
+    let other = |mut event: Event| {
+        if event.number == 31 {
+            event.digests[0].bytes[0] ^= 1;
+        }
+        Some(event)
+    };
+    assert_eq!(changed("sdboot/base", other).boot_path(), BootPath::Unknown);
+}
+
+#[test]
+fn a_boot_option_that_returned_is_no_evidence() {
+    let log = fixture("uki/base");
+    let mut returning = log.events()[18].clone();
+    returning.raw = b"Returning from EFI Application from Boot Option".to_vec();
+    returning.digests[0].bytes = PcrBank::Sha256.hash(&returning.raw).as_bytes().to_vec();
+    let mut events = log.events().to_vec();
+    events.insert(41, returning.clone());
+    let coverage = Coverage::of(&renumbered(log.format().clone(), events.clone().into_iter()));
+    assert_eq!(coverage.boot_path(), BootPath::Unknown);
+    // In a bank without its digest an event shows nothing.
+    let bare = |mut event: Event| {
+        if event.pcr == 4 {
+            event.digests.clear();
+        }
+        Some(event)
+    };
+    assert_eq!(changed("uki/base", bare).boot_path(), BootPath::Unknown);
 }
