@@ -64,15 +64,18 @@ impl Device {
         header::open_keyslot(&mut self.context, keyslot, passphrase)
     }
 
-    /// Checks, before anything is written, that new keyslots for `key_size` bytes of key and new
-    /// tokens will fit. The tokens' own `keyslots` should have their final length.
+    /// Checks, before anything is written, that so many new keyslots and these new tokens will fit.
+    /// The tokens' own `keyslots` should have their final length.
     ///
     /// # Errors
     /// [`LuksError::NoFreeKeyslot`], [`LuksError::NoFreeToken`], [`LuksError::JsonAreaFull`].
     pub fn require_space(&self, keyslots: u32, tokens: &[Value]) -> Result<(), LuksError> {
         let count = |name| u32::try_from(self.metadata.objects(name).len()).unwrap_or(NUMBERS);
         let new_tokens = u32::try_from(tokens.len()).unwrap_or(NUMBERS);
-        if count("keyslots").saturating_add(keyslots) > NUMBERS {
+        let new_areas = u64::from(keyslots);
+        if count("keyslots").saturating_add(keyslots) > NUMBERS
+            || (new_areas > 0 && self.metadata.free_keyslot_areas() < new_areas)
+        {
             return Err(LuksError::NoFreeKeyslot);
         }
         if count("tokens").saturating_add(new_tokens) > NUMBERS {
@@ -81,7 +84,7 @@ impl Device {
         // A number of two digits, its quotes, colon and comma.
         const ENTRY: u64 = 6;
         let tokens = tokens.iter().map(|token| ENTRY + compact_length(token)).sum::<u64>();
-        let needed = tokens + u64::from(keyslots) * (ENTRY + KEYSLOT_IN_DIGEST + longest_keyslot());
+        let needed = tokens + new_areas * (ENTRY + KEYSLOT_IN_DIGEST + longest_keyslot());
         let free = self.metadata.json_space().free();
         if needed > free { Err(LuksError::JsonAreaFull { needed, free }) } else { Ok(()) }
     }

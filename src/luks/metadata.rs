@@ -109,10 +109,10 @@ impl Metadata {
 
     /// The objects under a top-level name, by number.
     pub(super) fn objects(&self, name: &str) -> BTreeMap<u32, &Map<String, Value>> {
-        let objects = self.json.get(name).and_then(Value::as_object);
-        let numbered =
-            |(id, object): (&String, _)| Some((id.parse().ok()?, Value::as_object(object)?));
-        objects.into_iter().flatten().filter_map(numbered).collect()
+        let parse = |id: &str| id.parse::<u32>().ok();
+        self.entries(name)
+            .filter_map(|(id, value)| Some((parse(id)?, value.as_object()?)))
+            .collect()
     }
 
     /// The tokens by number, unparsed.
@@ -151,12 +151,34 @@ impl Metadata {
 
     /// Offset and length in bytes of the areas of `luks2` keyslots.
     pub(super) fn keyslot_areas(&self) -> Vec<(u64, u64)> {
-        self.objects("keyslots")
-            .values()
+        let keyslots = self.entries("keyslots").map(|(_, keyslot)| keyslot);
+        keyslots
             .filter(|keyslot| keyslot.get("type").and_then(Value::as_str) == Some("luks2"))
-            .filter_map(|keyslot| keyslot.get("area"))
-            .map(|area| (number(area.get("offset")), number(area.get("size"))))
+            .filter_map(area)
             .collect()
+    }
+
+    /// How many more keyslots for the volume's key have room between the areas in use.
+    pub(super) fn free_keyslot_areas(&self) -> u64 {
+        let keyslots = self.keyslots();
+        let key_size =
+            keyslots.iter().filter(|keyslot| keyslot.bound).map(|keyslot| keyslot.key_size);
+        // The key is split into 4000 stripes, and the area rounded up to whole pages
+        // (libcryptsetup's `get_area_size`).
+        let needed = (key_size.max().unwrap_or(64) * 4000).next_multiple_of(4096).max(4096);
+        let start = 2 * (self.json_area + 1 + BINARY_HEADER);
+        let length = number(self.json.pointer("/config/keyslots_size"));
+        let mut areas: Vec<_> =
+            self.entries("keyslots").filter_map(|(_, keyslot)| area(keyslot)).collect();
+        areas.push((start.saturating_add(length), 0));
+        areas.sort_unstable();
+        let mut end = start;
+        let mut free = 0;
+        for (offset, length) in areas {
+            free += offset.saturating_sub(end) / needed;
+            end = end.max(offset.saturating_add(length));
+        }
+        free
     }
 
     /// The room of the JSON area.
@@ -168,6 +190,11 @@ impl Metadata {
 /// Bytes of a value in the form that libcryptsetup writes: no white space, slashes unescaped.
 pub(super) fn compact_length(json: &Value) -> u64 {
     json.to_string().len() as u64
+}
+
+fn area(keyslot: &Value) -> Option<(u64, u64)> {
+    let area = keyslot.get("area")?;
+    Some((number(area.get("offset")), number(area.get("size"))))
 }
 
 fn strings(list: Option<&Value>) -> Vec<&str> {

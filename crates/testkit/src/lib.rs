@@ -12,6 +12,7 @@
 // Test support: a part that does not work must end the test, at once and with its cause.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod header_edit;
 pub mod image;
 pub mod machine;
 pub mod proxy;
