@@ -136,7 +136,7 @@ proptest! {
             let mut json = target.json.clone();
             let mut places = Vec::new();
             pointers(&json, String::new(), &mut places);
-            *json.pointer_mut(place.get(&places)).unwrap() = value;
+            *json.pointer_mut(place.get::<String>(&places)).unwrap() = value;
             replace_json(target.path(), json.to_string().as_bytes());
             let _ = target.verdict();
         });
