@@ -1,4 +1,5 @@
 //! Keeps the rooms apart: who may name what.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
