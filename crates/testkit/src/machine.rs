@@ -92,6 +92,11 @@ impl Machine {
         &self.log
     }
 
+    /// The disk and the pins, to be compared later.
+    pub fn state(&self) -> State {
+        State(self.image.snapshot(), self.pins_bytes())
+    }
+
     /// `vmseal enroll IMAGE` by the passphrase, with further options.
     pub fn enroll(&self, options: &[&str]) -> Ran {
         let mut command = self.vmseal(&["enroll"]);
@@ -114,6 +119,10 @@ impl Machine {
         run(self.vmseal(&["revoke"]).args(options).arg(self.image.path()))
     }
 }
+
+/// What a command that changes nothing must leave as it was: the disk and the pins.
+#[derive(Debug, PartialEq, Eq)]
+pub struct State(crate::image::Snapshot, Option<Vec<u8>>);
 
 /// The project's top folder.
 pub fn project() -> PathBuf {

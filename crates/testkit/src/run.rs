@@ -41,6 +41,22 @@ impl Ran {
         self
     }
 
+    /// Asserts a refusal: the exit code, nothing on standard output, and on standard error one line
+    /// of cause and one of remedy, in printable ASCII.
+    #[track_caller]
+    pub fn refused(self, code: i32) -> Self {
+        let ran = self.code(code);
+        assert_eq!(ran.stdout, "", "standard output of a refusal; {ran:#?}");
+        let lines: Vec<&str> = ran.stderr.lines().collect();
+        assert_eq!(lines.len(), 2, "one line of cause, one of remedy; {ran:#?}");
+        for line in lines {
+            let text = line.strip_prefix("vmseal: ").unwrap_or_default();
+            assert!(text.len() > 10 && line.len() < 400, "{ran:#?}");
+            assert!(line.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{ran:#?}");
+        }
+        ran
+    }
+
     /// Standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {

@@ -112,3 +112,14 @@ fn an_image_opens_with_its_passphrase_only_and_a_snapshot_shows_a_change() {
     image.restore(&before);
     assert_eq!(image.tokens("test").len(), 0);
 }
+
+#[test]
+fn an_edited_header_is_a_header_that_cryptsetup_reads() {
+    let folder = TempDir::new().unwrap();
+    let image = Image::create(folder.path());
+    image.edit_metadata(|metadata| {
+        metadata["tokens"]["5"] = serde_json::json!({"type": "test", "keyslots": []});
+    });
+    assert_eq!(image.tokens("test")[0].0, 5);
+    assert!(image.opens_with(PASSPHRASE));
+}
