@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use testkit::header_edit::edit_header;
 use testkit::image::{PASSPHRASE, UUID};
 use testkit::{Image, run};
-use vmseal::luks::{ActivateOptions, Device, HeaderCopy, LuksError, Priority};
+use vmseal::luks::{Device, HeaderCopy, LuksError, Priority};
 use vmseal::secret::{KeyslotPassphrase, VolumeKey};
 
 fn passphrase() -> KeyslotPassphrase {
@@ -96,9 +96,6 @@ fn the_key_of_an_unbound_keyslot_is_not_the_volumes() {
     assert_eq!(bound, [true, false]);
     let unbound = KeyslotPassphrase::new(b"unbound".to_vec());
     assert_eq!(refusal(copy.open_keyslot(1, &unbound)), LuksError::ForeignVolumeKey);
-    let foreign = VolumeKey::new(vec![1; 64]);
-    let activated = copy.activate("x", &foreign, ActivateOptions::default());
-    assert_eq!(refusal(activated), LuksError::ForeignVolumeKey);
 }
 
 #[test]
@@ -374,4 +371,27 @@ fn absurd_areas_are_refused_without_reading_them() {
     let error = refusal(HeaderCopy::read(image.path(), None));
     let expected = LuksError::HeaderTooLarge { found: 100 << 20, limit: 32 << 20 };
     assert_eq!(error, expected);
+}
+
+#[test]
+fn a_block_device_is_changed_under_the_lock_that_cryptsetup_takes() {
+    let folder = TempDir::new().unwrap();
+    let image = Image::create(folder.path());
+    let mut setup = Command::new("losetup");
+    let attached = run(setup.args(["--find", "--show"]).arg(image.path())).ok();
+    let device_path = Path::new(attached.stdout.trim());
+    let detach = || run(Command::new("losetup").arg("--detach").arg(device_path)).ok();
+    let changed = std::panic::catch_unwind(|| {
+        let mut device = Device::open(device_path, None).unwrap();
+        let mut dump = Command::new("timeout");
+        run(dump.args(["1", "cryptsetup", "luksDump"]).arg(device_path)).code(124);
+        let (_, key) = device.open_keyslot(None, &passphrase()).unwrap();
+        device.add_keyslot(&key, &strong()).unwrap();
+        drop(device);
+        run(Command::new("cryptsetup").arg("luksDump").arg(device_path)).ok();
+        let mut copy = HeaderCopy::read(device_path, None).unwrap();
+        copy.open_keyslot(1, &strong()).unwrap();
+    });
+    detach();
+    changed.unwrap();
 }

@@ -150,7 +150,8 @@ impl Context {
         Ok(size)
     }
 
-    /// Opens a keyslot, or [`ANY`] that belongs to the data segment.
+    /// Opens a keyslot, or [`ANY`] that belongs to the data segment, and compares the key with the
+    /// keyslot's digest.
     pub(crate) fn volume_key(
         &mut self,
         keyslot: c_int,
@@ -173,17 +174,6 @@ impl Context {
         })?;
         let key = buffer.get(..length).ok_or_else(invalid)?;
         Ok((keyslot, VolumeKey::new(key.to_vec())))
-    }
-
-    /// Compares a key with the digest of the data segment.
-    pub(crate) fn verify_volume_key(&mut self, key: &VolumeKey) -> Result<(), Failure> {
-        let _guard = enter();
-        let key = key.expose();
-        // SAFETY: a loaded context and a buffer valid for the length given.
-        check(unsafe {
-            sys::crypt_volume_key_verify(self.device.as_ptr(), key.as_ptr().cast(), key.len())
-        })?;
-        Ok(())
     }
 
     /// Adds a keyslot at the first free number, with systemd's minimal PBKDF

@@ -56,10 +56,11 @@ impl HeaderCopy {
         key: &VolumeKey,
         options: ActivateOptions,
     ) -> Result<(), LuksError> {
-        self.context.verify_volume_key(key).map_err(|_| LuksError::ForeignVolumeKey)?;
         let data = &self.data;
         self.context.activate(name, key, options.flags()).map_err(|failure| {
             match Errno::from_raw_os_error(failure.errno) {
+                // The key is compared with the digest of the data once more.
+                Errno::PERM => LuksError::ForeignVolumeKey,
                 Errno::EXIST => LuksError::NameInUse { name: name.to_owned() },
                 Errno::BUSY => LuksError::Busy { path: data.clone() },
                 _ => LuksError::library("open the volume", failure),

@@ -61,7 +61,7 @@ impl Device {
         keyslot: Option<u32>,
         passphrase: &KeyslotPassphrase,
     ) -> Result<(u32, VolumeKey), LuksError> {
-        header::open_keyslot(&mut self.context, keyslot, passphrase)
+        header::open_keyslot(&mut self.context, &self.metadata, keyslot, passphrase)
     }
 
     /// Checks, before anything is written, that so many new keyslots and these new tokens will fit.
@@ -100,10 +100,9 @@ impl Device {
         passphrase: &KeyslotPassphrase,
     ) -> Result<u32, LuksError> {
         self.require_space(1, &[])?;
-        self.context.verify_volume_key(key).map_err(|_| LuksError::ForeignVolumeKey)?;
         let added = self.context.add_keyslot(key, passphrase);
         let added = added.map_err(|failure| match Errno::from_raw_os_error(failure.errno) {
-            Errno::NOSPC => LuksError::NoFreeKeyslot,
+            Errno::PERM => LuksError::ForeignVolumeKey,
             _ => self.failed("add a keyslot", failure),
         })?;
         self.reload()?;

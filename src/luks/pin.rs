@@ -145,7 +145,7 @@ impl Pin {
         if fingerprint(&self.uuid, key) == self.entry.volume_key {
             return Ok(());
         }
-        Err(mismatch("volume key", "another key", "a key with another fingerprint"))
+        Err(mismatch("volume key", "the enrolled key", "another one"))
     }
 
     /// SHA-256 of the entry's JSON (sorted keys, no white space), in hexadecimal: the value of
