@@ -58,6 +58,11 @@ pub enum Error {
         /// The keyslot.
         keyslot: u32,
     },
+    /// The token's keyslot has a key derivation that no sealed keyslot needs.
+    KeyslotTooCostly {
+        /// The keyslot.
+        keyslot: u32,
+    },
     /// The event log is not there.
     LogMissing {
         /// Where it was looked for.
@@ -130,7 +135,8 @@ impl Error {
         match self {
             Self::Tpm(error) => tpm_exit(error),
             Self::Luks(LuksError::WrongPassphrase { .. } | LuksError::ForeignVolumeKey)
-            | Self::KeyslotRefused { .. } => Exit::Keyslot,
+            | Self::KeyslotRefused { .. }
+            | Self::KeyslotTooCostly { .. } => Exit::Keyslot,
             Self::Luks(LuksError::Library { .. } | LuksError::Io { .. })
             | Self::NoRandomness { .. } => Exit::Internal,
             Self::NotPinned(_) | Self::NoPin { .. } => Exit::NotPinned,
@@ -190,6 +196,9 @@ impl fmt::Display for Error {
             Self::PcrMismatch { mismatch, .. } => mismatch.fmt(f),
             Self::KeyslotRefused { token, keyslot } => {
                 write!(f, "the secret of token {token} does not open keyslot {keyslot}")
+            }
+            Self::KeyslotTooCostly { keyslot } => {
+                write!(f, "keyslot {keyslot} is no sealed one: opening it would take too long")
             }
             Self::LogMissing { path, cause } => {
                 write!(f, "no event log at {}: {cause}", path.display())

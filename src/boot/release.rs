@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::luks::{HeaderCopy, LuksError, Pin};
+use crate::luks::{HeaderCopy, LuksError, Metadata, Pin};
 use crate::measurement::{PcrBank, PcrIndex, PcrValues};
 use crate::secret::VolumeKey;
 use crate::token::{Record, SystemdTpm2};
@@ -88,6 +88,7 @@ fn open_with(
     token: &SystemdTpm2,
 ) -> Result<Released, Error> {
     let (object, policy) = token.literal_policy().ok_or(Error::NoToken { unsupported: vec![] })?;
+    require_cheap(header.metadata(), token.keyslot)?;
     let secret = tpm.unseal(&token.parent, object, &policy)?;
     let key =
         header.open_keyslot(token.keyslot, &secret.to_keyslot_passphrase()).map_err(|error| {
@@ -104,6 +105,20 @@ fn open_with(
         pin.check_key(&key)?;
     }
     Ok(Released { key, token: id, keyslot: token.keyslot })
+}
+
+/// The header is hostile: a keyslot that takes hours to open must not hold up the boot. A random
+/// passphrase needs no costly derivation, and systemd gives it 1000 iterations.
+fn require_cheap(metadata: &Metadata, keyslot: u32) -> Result<(), Error> {
+    const MAX_ITERATIONS: u64 = 1_000_000;
+    let slots = metadata.keyslots();
+    let pbkdf = slots.iter().find(|slot| slot.id == keyslot).and_then(|slot| slot.pbkdf.as_ref());
+    match pbkdf {
+        Some(pbkdf) if pbkdf.kind != "pbkdf2" || pbkdf.iterations > MAX_ITERATIONS => {
+            Err(Error::KeyslotTooCostly { keyslot })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Why no token fits, from the one that comes nearest.

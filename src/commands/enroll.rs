@@ -9,7 +9,7 @@ use vmseal::Error;
 use vmseal::boot::BootLogs;
 use vmseal::coverage::{Component, Coverage};
 use vmseal::enroll::{self, Chosen, Enrolled, Plan};
-use vmseal::luks::Device;
+use vmseal::luks::{Device, HeaderCopy};
 use vmseal::measurement::pcr::{join_pcrs, parse_pcrs};
 use vmseal::measurement::{PcrSelection, PcrValues};
 use vmseal::policy::with_latch;
@@ -27,8 +27,9 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
         "auto" => Chosen::Auto,
         list => Chosen::Pcrs(parse_pcrs(list).map_err(Error::from)?),
     };
-    let mut device =
-        Device::open(&args.volume.device, args.volume.header.as_deref()).map_err(Error::from)?;
+    let (device, header) = (&args.volume.device, args.volume.header.as_deref());
+    // Refuse what is no volume before asking for anything; the lock is taken once all is known.
+    HeaderCopy::read(device, header).map_err(Error::from)?;
     let tpm = inputs::tpm(global)?;
     let plan = plan(global, args, &chosen, &tpm)?;
     for component in &plan.uncovered {
@@ -48,8 +49,9 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
         return Ok(());
     }
     talk.detail(describe(&plan));
-    let prompt = format!("Passphrase of {}: ", args.volume.device.display());
+    let prompt = format!("Passphrase of {}: ", device.display());
     let passphrase = terminal::passphrase(args.unlock_key_file.as_deref(), &prompt)?;
+    let mut device = Device::open(device, header).map_err(Error::from)?;
     let (opened, key) = device.open_keyslot(None, &passphrase).map_err(Error::from)?;
     drop(passphrase);
     // A recovery key must fit as well, or nothing is written.

@@ -69,7 +69,7 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         Error::PcrMismatch { .. } => {
             "If you did not make this change, do not type the passphrase here. If you did, and checked it, run: vmseal enroll DEVICE"
         }
-        Error::KeyslotRefused { .. } => {
+        Error::KeyslotRefused { .. } | Error::KeyslotTooCostly { .. } => {
             "the keyslot was changed after enrolling: run vmseal enroll DEVICE"
         }
         Error::LogMissing { .. } => {
