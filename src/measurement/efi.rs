@@ -79,6 +79,8 @@ pub enum PathNode {
         /// Function number.
         function: u8,
     },
+    /// The root of a PCI bus, by its ACPI identity.
+    PciRoot(u32),
     /// Memory that a loader had filled: the image was not read from a file by the firmware.
     Memory {
         /// First address.
@@ -116,6 +118,7 @@ impl fmt::Display for PathNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pci { device, function } => write!(f, "Pci({device:#x},{function:#x})"),
+            Self::PciRoot(bus) => write!(f, "PciRoot({bus:#x})"),
             Self::Memory { start, end } => write!(f, "MemoryMapped({start:#x},{end:#x})"),
             Self::HardDrive { partition, signature } => {
                 write!(f, "HD({partition},GPT,{signature})")
@@ -178,6 +181,10 @@ impl DevicePath {
     }
 }
 
+/// Compressed EISA identifiers of PCI and PCI Express root bridges.
+const PNP0A03: u32 = 0x0a03_41d0;
+const PNP0A08: u32 = 0x0a08_41d0;
+
 fn decode_node(kind: u8, subtype: u8, body: &[u8]) -> Option<PathNode> {
     let mut reader = Reader::new(body);
     Some(match (kind, subtype) {
@@ -187,6 +194,10 @@ fn decode_node(kind: u8, subtype: u8, body: &[u8]) -> Option<PathNode> {
             PathNode::Memory { start: reader.u64()?, end: reader.u64()? }
         }
         (1, 4) | (4, 3) => PathNode::Vendor(Guid(reader.array()?)),
+        (2, 1) => match (reader.u32()?, reader.u32()?) {
+            (PNP0A03 | PNP0A08, bus) => PathNode::PciRoot(bus),
+            _ => PathNode::Other { kind, subtype },
+        },
         (3, 24) => PathNode::Uri(LogText::from_utf8(body)),
         (4, 1) => {
             let partition = reader.u32()?;

@@ -83,23 +83,21 @@ pub enum EventLogError {
 impl fmt::Display for EventLogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("the event log is empty"),
+            Self::Empty => f.write_str("empty"),
             Self::TooLong { found } => {
-                write!(f, "the event log has {found} bytes, at most {} are read", EventLog::MAX_LEN)
+                write!(f, "{found} bytes or more, at most {} are read", EventLog::MAX_LEN)
             }
             Self::TooManyEvents => {
-                write!(f, "the event log has more than {} events", EventLog::MAX_EVENTS)
+                write!(f, "more than {} events", EventLog::MAX_EVENTS)
             }
             Self::Truncated { event, offset, field, expected, found } => write!(
                 f,
-                "the event log is truncated in event {event}: {field} at byte {offset} has \
-                 {expected} bytes, {found} are left"
+                "truncated in event {event}: {field} at byte {offset} has {expected} bytes, {found} \
+                 are left"
             ),
-            Self::Malformed { event, offset, field, expected, found } => write!(
-                f,
-                "the event log is malformed in event {event}: {field} at byte {offset} is {found}, \
-                 expected {expected}"
-            ),
+            Self::Malformed { event, offset, field, expected, found } => {
+                write!(f, "event {event}: {field} at byte {offset} is {found}, expected {expected}")
+            }
         }
     }
 }

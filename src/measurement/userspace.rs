@@ -51,13 +51,11 @@ pub enum UserspaceLogError {
 impl fmt::Display for UserspaceLogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLong { found } => write!(
-                f,
-                "the userspace log has {found} bytes, at most {} are read",
-                UserspaceLog::MAX_LEN
-            ),
+            Self::TooLong { found } => {
+                write!(f, "{found} bytes or more, at most {} are read", UserspaceLog::MAX_LEN)
+            }
             Self::Record { record, cause } => {
-                write!(f, "the userspace log is malformed in record {record}: {cause}")
+                write!(f, "record {record}: {cause}")
             }
         }
     }
@@ -178,7 +176,7 @@ mod tests {
         ] {
             let error = UserspaceLog::parse(format!("{PHASE}\n{broken}\n").as_bytes()).unwrap_err();
             let text = error.to_string();
-            assert!(text.starts_with("the userspace log is malformed in record 2: "), "{text}");
+            assert!(text.starts_with("record 2: "), "{text}");
             assert!(text.contains(cause), "{text}");
         }
     }
