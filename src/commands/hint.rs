@@ -76,6 +76,7 @@ pub fn hint(error: &Error) -> Option<&'static str> {
             "boot by UEFI with a TPM and securityfs mounted, or name a log with --eventlog FILE"
         }
         Error::LogMalformed { .. } => "name a whole log with --eventlog FILE",
+        Error::UserspaceLogMalformed { .. } => "name another log with --userspace-log FILE",
         Error::LogDisagrees { .. } => {
             "something was measured that the log does not tell: reboot, and compare with: vmseal eventlog --verify"
         }
