@@ -1,7 +1,7 @@
 //! What to do next, for each error: the library says what is wrong, this says the way out.
 
 use vmseal::Error;
-use vmseal::luks::LuksError;
+use vmseal::luks::{LuksError, PinsError};
 use vmseal::tpm::TpmError;
 
 /// One line of advice.
@@ -51,6 +51,9 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         }
         Error::Luks(LuksError::NoSuchKeyslot { .. }) => "vmseal status DEVICE lists the keyslots",
         Error::Luks(_) => "nothing more is known: run again with -v",
+        Error::Pins(PinsError::Io { kind: std::io::ErrorKind::PermissionDenied, .. }) => {
+            "run as root, or name another file with --pins FILE"
+        }
         Error::Pins(_) => "repair or remove the pins file, then run: vmseal enroll DEVICE",
         Error::NotPinned(_) => {
             "this is not the volume that was enrolled: do not type its passphrase; compare with a header backup"

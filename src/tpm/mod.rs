@@ -15,7 +15,7 @@ mod unseal;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tss_esapi::Context;
 
@@ -29,7 +29,6 @@ type Job = Box<dyn FnOnce(&mut Context) + Send>;
 pub struct Tpm {
     jobs: Option<Sender<Job>>,
     worker: Option<JoinHandle<()>>,
-    deadline: Instant,
     timeout: Duration,
     /// Whether a timeout has passed: the worker is then given up, not waited for.
     stuck: std::cell::Cell<bool>,
@@ -39,7 +38,8 @@ pub struct Tpm {
 }
 
 impl Tpm {
-    /// Connects to a TPM. `timeout` bounds all operations of this connection together.
+    /// Connects to a TPM. `timeout` bounds each operation; after the first one that takes longer
+    /// nothing more is asked of this TPM.
     ///
     /// # Errors
     /// [`TpmError::Absent`], [`TpmError::NotPermitted`] or [`TpmError::Timeout`].
@@ -65,7 +65,6 @@ impl Tpm {
         let tpm = Self {
             jobs: Some(jobs),
             worker: Some(worker),
-            deadline: Instant::now() + timeout,
             timeout,
             stuck: std::cell::Cell::new(false),
             #[cfg(test)]
@@ -95,8 +94,7 @@ impl Tpm {
     }
 
     fn wait<T>(&self, result: &Receiver<T>) -> Result<T, TpmError> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        result.recv_timeout(left).map_err(|error| match error {
+        result.recv_timeout(self.timeout).map_err(|error| match error {
             RecvTimeoutError::Timeout => {
                 self.stuck.set(true);
                 self.timed_out()

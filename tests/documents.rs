@@ -1,0 +1,95 @@
+//! The documents say what the programs do: options in help and manual, exit codes, completions.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use vmseal::exit::Exit;
+
+fn help(of: &[&str]) -> String {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_vmseal")).args(of).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{of:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn document(path: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    // In roff a hyphen that is meant as one is written `\-`.
+    fs::read_to_string(path).unwrap().replace("\\-", "-")
+}
+
+/// Every `--option` in a text.
+fn options(text: &str) -> BTreeSet<String> {
+    let is_option_character = |c: char| c.is_ascii_lowercase() || c == '-';
+    text.split(|c: char| !is_option_character(c))
+        .filter(|word| word.len() > 2 && word.starts_with("--") && !word.ends_with('-'))
+        .filter(|word| !word.starts_with("---"))
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+const COMMANDS: [&str; 5] = ["enroll", "unlock", "status", "revoke", "eventlog"];
+
+#[test]
+fn manual_and_help_name_the_same_options() {
+    let mut shown = options(&help(&[]));
+    for command in COMMANDS {
+        shown.extend(options(&help(&[command])));
+    }
+    assert_eq!(options(&document("man/vmseal.8")), shown);
+}
+
+#[test]
+fn manual_and_usage_of_the_boot_step_name_the_same_options() {
+    let usage = document("crates/vmseal-boot/src/args.rs");
+    let usage = usage.split("#[cfg(test)]").next().unwrap();
+    assert_eq!(options(&document("man/vmseal-boot.8")), options(usage));
+}
+
+#[test]
+fn every_command_is_in_the_manual_and_the_readme() {
+    let (manual, readme) = (document("man/vmseal.8"), document("README.md"));
+    let overview = help(&[]);
+    for command in COMMANDS {
+        assert!(overview.contains(&format!("\n  {command} ")), "{command}");
+        assert!(manual.contains(command), "{command}");
+        assert!(readme.contains(&format!("vmseal {command}")), "{command}");
+    }
+}
+
+#[test]
+fn every_exit_code_is_documented() {
+    let exits = [
+        Exit::Done,
+        Exit::Internal,
+        Exit::Usage,
+        Exit::Refused,
+        Exit::NoToken,
+        Exit::NoTpm,
+        Exit::PcrMismatch,
+        Exit::OtherTpm,
+        Exit::Lockout,
+        Exit::BadToken,
+        Exit::Keyslot,
+        Exit::NotPinned,
+    ];
+    for exit in exits.map(Exit::code) {
+        assert!(document("README.md").contains(&format!("\n| {exit} |")), "README: {exit}");
+        assert!(document("man/vmseal.8").contains(&format!("\n.B {exit}\n")), "manual: {exit}");
+    }
+}
+
+#[test]
+fn completions_know_every_command() {
+    for shell in ["bash", "fish", "zsh"] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_vmseal")).args(["generate", shell]).output().unwrap();
+        let script = String::from_utf8(output.stdout).unwrap();
+        for command in COMMANDS {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+}
