@@ -19,11 +19,15 @@ const USERSPACE_LOG: &str = "/run/log/systemd/tpm2-measure.log";
 /// # Errors
 /// [`Error::Tpm`].
 pub fn tpm(global: &Global) -> Result<Tpm, Error> {
-    let tcti: Tcti = match &global.tcti {
-        Some(text) => text.parse()?,
-        None => Tcti::default(),
-    };
-    Ok(Tpm::connect(&tcti, Duration::from_secs(global.timeout))?)
+    Ok(Tpm::connect(&tcti(global)?, Duration::from_secs(global.timeout))?)
+}
+
+/// Parses `--tcti`.
+///
+/// # Errors
+/// [`Error::Tpm`].
+pub fn tcti(global: &Global) -> Result<Tcti, Error> {
+    global.tcti.as_deref().map_or(Ok(Tcti::default()), |text| Ok(text.parse()?))
 }
 
 /// The logs of the running system, or those that were named.

@@ -17,6 +17,8 @@ use crate::cli::{Global, Status};
 
 /// Reports on one volume, or on all.
 pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
+    // Without a TPM there is still much to tell; a TCTI that is none is a slip to be told first.
+    inputs::tcti(global)?;
     let pcrs = seal_point(global, talk);
     let pins = Pins::read(&global.pins).map_err(Error::from)?;
     let mut reports = vec![];

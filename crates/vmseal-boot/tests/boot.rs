@@ -1,0 +1,173 @@
+//! The boot step on a real TPM and a real image: exit codes, and the latch in every outcome. Opening
+//! a volume needs device-mapper and is tested in guests.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+use testkit::image::{Image, PASSPHRASE};
+use testkit::run::{Ran, run};
+use testkit::swtpm::Swtpm;
+use testkit::virtual_boot::{Recording, fixture_folder};
+use vmseal::boot::LATCH_WORD;
+use vmseal::measurement::{Digest, PcrBank};
+
+const BOOT: &str = "uki/base";
+
+struct Boot {
+    folder: TempDir,
+    tpm: Swtpm,
+    image: Image,
+}
+
+impl Boot {
+    /// A machine after its firmware, loader and kernel, before its boot step.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let tpm = Swtpm::with_banks(&["sha1", "sha256", "sha384"]);
+        let image = Image::create(folder.path());
+        let boot = Self { folder, tpm, image };
+        boot.reset();
+        boot
+    }
+
+    fn reset(&self) {
+        self.tpm.restart();
+        let log = fixture_folder(BOOT).join("log.bin");
+        Recording::from_event_log(&log).replay_into(&mut self.tpm.wire());
+    }
+
+    fn enroll(&self) {
+        use std::time::Duration;
+        use vmseal::enroll::{Chosen, apply, plan};
+        use vmseal::luks::Device;
+        let tpm =
+            vmseal::tpm::Tpm::connect(&self.tpm.tcti().parse().unwrap(), Duration::from_secs(30))
+                .unwrap();
+        let logs =
+            vmseal::boot::BootLogs::read(&fixture_folder(BOOT).join("log.bin"), None).unwrap();
+        let plan = plan(&logs, &Chosen::Auto, PcrBank::Sha256, &[], |selection| {
+            Ok(tpm.read_pcrs(std::slice::from_ref(selection))?.remove(0))
+        })
+        .unwrap();
+        let mut device = Device::open(self.image.path(), None).unwrap();
+        let passphrase = vmseal::secret::KeyslotPassphrase::new(PASSPHRASE.into());
+        let (opened, key) = device.open_keyslot(None, &passphrase).unwrap();
+        apply(&mut device, (opened, &key), &tpm, &plan, &self.pins(), &[]).unwrap();
+    }
+
+    fn pins(&self) -> std::path::PathBuf {
+        self.folder.path().join("pins.json")
+    }
+
+    fn vmseal_boot(&self, verb: &str, operands: &[&Path]) -> Ran {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmseal-boot"));
+        command.arg(verb).arg("--pins").arg(self.pins()).arg("--tcti").arg(self.tpm.tcti());
+        run(command.args(operands))
+    }
+
+    fn unlock(&self) -> Ran {
+        self.vmseal_boot("unlock", &[self.image.path(), Path::new("root")])
+    }
+
+    fn pcr15(&self, bank: PcrBank) -> String {
+        self.tpm.pcr(bank.name(), 15).to_lowercase()
+    }
+
+    fn is_latched(&self) -> bool {
+        [PcrBank::Sha1, PcrBank::Sha256, PcrBank::Sha384]
+            .into_iter()
+            .all(|bank| self.pcr15(bank) != Digest::zero(bank).to_string())
+    }
+}
+
+#[test]
+fn the_latch_extends_its_word_once_in_every_bank() {
+    let boot = Boot::new();
+    boot.vmseal_boot("latch", &[]).ok();
+    let latched = [PcrBank::Sha1, PcrBank::Sha256, PcrBank::Sha384].map(|bank| {
+        let expected = Digest::zero(bank).extended_with(bank.hash(LATCH_WORD).as_bytes());
+        assert_eq!(boot.pcr15(bank), expected.to_string());
+        expected.to_string()
+    });
+    boot.vmseal_boot("latch", &[]).ok();
+    assert_eq!(boot.pcr15(PcrBank::Sha256), latched[1]);
+}
+
+#[test]
+fn a_volume_without_a_pin_is_fatal_and_latched() {
+    let boot = Boot::new();
+    boot.unlock().code(17).says("has no pin");
+    assert!(boot.is_latched());
+}
+
+#[test]
+fn another_header_under_the_pinned_uuid_is_fatal_and_latched() {
+    let boot = Boot::new();
+    boot.enroll();
+    boot.image.edit_metadata(|json| {
+        json["segments"]["0"]["encryption"] = "cipher_null-ecb".into();
+    });
+    boot.unlock().code(17).says("cipher_null-ecb");
+    assert!(boot.is_latched());
+}
+
+#[test]
+fn a_missing_device_is_waited_for_without_the_latch() {
+    let boot = Boot::new();
+    boot.vmseal_boot("unlock", &[Path::new("/dev/no-such-device"), Path::new("root")])
+        .code(3)
+        .says("does not exist");
+    assert!(!boot.is_latched());
+}
+
+#[test]
+fn a_damaged_header_is_latched() {
+    let boot = Boot::new();
+    boot.enroll();
+    boot.image.damage(4096, &[0xff; 64]);
+    boot.image.damage(0x4000 + 4096, &[0xff; 64]);
+    boot.unlock().code(3).says("damaged");
+    assert!(boot.is_latched());
+}
+
+#[test]
+fn another_boot_is_refused_and_latched_and_the_next_one_is_not() {
+    let boot = Boot::new();
+    boot.enroll();
+    boot.tpm.extend(4, 0x11);
+    boot.unlock().code(12).says("PCR 4 differs").says("do not type the passphrase");
+    assert!(boot.is_latched());
+    boot.unlock().code(12);
+    boot.reset();
+    assert!(!boot.is_latched());
+}
+
+#[test]
+fn after_the_latch_nothing_is_released() {
+    let boot = Boot::new();
+    boot.enroll();
+    boot.vmseal_boot("latch", &[]).ok();
+    boot.unlock().code(12).says("latched");
+}
+
+/// The key is released, and no device can be made of it. It must not come out a second time.
+#[test]
+fn a_release_that_leads_to_no_open_volume_is_latched() {
+    let boot = Boot::new();
+    boot.enroll();
+    let name = Path::new("not/a/device/name");
+    boot.vmseal_boot("unlock", &[boot.image.path(), name]).code(1);
+    assert!(boot.is_latched());
+}
+
+#[test]
+fn without_a_tpm_the_exit_code_says_so() {
+    let boot = Boot::new();
+    boot.enroll();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmseal-boot"));
+    command.arg("unlock").arg("--pins").arg(boot.pins()).args(["--tcti", "device:/dev/no-tpm"]);
+    run(command.arg(boot.image.path()).arg("root")).code(11);
+}
