@@ -146,9 +146,8 @@ impl Coverage {
     /// Trust the answer as far as the log's replay equals the TPM's PCRs.
     pub fn of(log: &EventLog) -> Self {
         let trail = without_contradiction(recognise(&steps::steps(log)), log);
-        let is_efi = |event_type: EventType| event_type.code() >= 0x8000_0000;
-        let bios = !log.events().iter().any(|event| is_efi(event.event_type));
-        let path = trail.path.unwrap_or(if bios { BootPath::Bios } else { BootPath::Unknown });
+        let path =
+            trail.path.unwrap_or(if is_bios(log) { BootPath::Bios } else { BootPath::Unknown });
         let mut bindings = bindings(&trail, path);
         let firmware = firmware_events(log);
         if path == BootPath::DirectKernel && trail.loaders.is_empty() {
@@ -236,11 +235,29 @@ impl Coverage {
                  the loader, and such code can extend PCRs as it likes.",
             );
         }
+        let systemd_boot =
+            matches!(self.path, BootPath::SystemdBootUki | BootPath::SystemdBootEntry);
+        if systemd_boot && self.secure_boot != SecureBoot::On {
+            cautions.push(
+                "systemd-boot loads drivers from the EFI system partition, which the firmware \
+                 measures into PCR 2, and Secure Boot does not check them: add PCR 2 if it is stable here.",
+            );
+        }
         if self.secure_boot == SecureBoot::Unknown {
             cautions.push("The log does not prove whether Secure Boot was on.");
         }
         cautions
     }
+}
+
+/// A BIOS measures its boot sector into PCR 4, and of EFI's events knows only the SMBIOS tables.
+fn is_bios(log: &EventLog) -> bool {
+    let is_boot_sector = |event_type| matches!(event_type, EventType::Ipl | EventType::CompactHash);
+    let is_efi = |event_type: EventType| {
+        event_type.code() >= 0x8000_0000 && event_type != EventType::EfiHandoffTables
+    };
+    log.events().iter().any(|event| event.pcr == 4 && is_boot_sector(event.event_type))
+        && !log.events().iter().any(|event| is_efi(event.event_type))
 }
 
 fn pcr_set<'a>(pcrs: impl IntoIterator<Item = &'a u8>) -> BTreeSet<PcrIndex> {

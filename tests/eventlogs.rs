@@ -355,3 +355,67 @@ fn a_boot_option_that_returned_is_no_evidence() {
     };
     assert_eq!(changed("uki/base", bare).boot_path(), BootPath::Unknown);
 }
+
+/// A boot by shim with Secure Boot on: shim measures each kernel that GRUB asks it to verify, with
+/// no device path, between the `linux` command and what comes after it.
+fn with_kernel_verified_by_shim(log: &EventLog, times: usize, kernel_speaks: bool) -> EventLog {
+    let mut image = log.events()[32].clone();
+    image.raw = vec![0; 32];
+    image.digests[0].bytes = vec![0x5a; 32];
+    let mut events = log.events().to_vec();
+    let is_linux = |event: &Event| event.data().to_string().starts_with("GRUB ran linux ");
+    let linux = events.iter().position(is_linux).unwrap();
+    for _ in 0..times {
+        events.insert(linux + 1, image.clone());
+    }
+    events.retain(|event| kernel_speaks || event.event_type != EventType::EventTag);
+    renumbered(log.format().clone(), events.into_iter())
+}
+
+#[test]
+fn with_secure_boot_shim_puts_the_kernel_into_pcr_4() {
+    let log = fixture("shim-nosb-deb13/base");
+    let uncovered = |coverage: &Coverage, pcrs| {
+        let found = coverage.uncovered(&parse_pcrs(pcrs).unwrap());
+        found.into_iter().map(|found| found.component.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    // GRUB 2.12, whose kernel speaks for itself; then 2.06: twice in PCR 4, and no word of it.
+    let new = Coverage::of(&with_kernel_verified_by_shim(&log, 1, true));
+    let old = Coverage::of(&with_kernel_verified_by_shim(&log, 2, false));
+    for coverage in [&new, &old] {
+        assert_eq!(coverage.boot_path(), BootPath::GrubMeasured);
+        assert_eq!(join_pcrs(&coverage.pcrs()), "0+4+7+8+9+14");
+        assert_eq!(uncovered(coverage, "0+4+7+8+9+14"), "");
+        let kernel = &coverage.bindings(Component::Kernel)[0];
+        assert_eq!(join_pcrs(&kernel.pcrs), "4");
+    }
+    assert_eq!(uncovered(&new, "0+4+7+9"), "");
+    assert_eq!(uncovered(&old, "0+4+7+9"), "initrd cmdline");
+    assert_eq!(uncovered(&old, "0+4+7+8"), "initrd");
+}
+
+/// The log of a BIOS: SHA-1 only, separators, the boot sector, and nothing of the kernel.
+#[test]
+fn a_bios_boot_is_refused() {
+    use vmseal::measurement::EventDigest;
+    let event = |(number, (pcr, event_type, raw)): (usize, (u32, EventType, &[u8]))| {
+        let bytes = PcrBank::Sha1.hash(raw).as_bytes().to_vec();
+        let digests = vec![EventDigest { alg_id: 4, bytes }];
+        Event { number, pcr, event_type, digests, raw: raw.to_vec() }
+    };
+    let events: [(u32, EventType, &[u8]); 7] = [
+        (0, EventType::Separator, &[0xff; 4]),
+        (1, EventType::EfiHandoffTables, &[0; 8]),
+        (2, EventType::OmitBootDeviceEvents, b"ROM"),
+        (4, EventType::Separator, &[0xff; 4]),
+        (4, EventType::Action, b"Calling INT 19h"),
+        (4, EventType::Ipl, b"IPL"),
+        (5, EventType::IplPartitionData, b"IPL Partition Data"),
+    ];
+    let events = events.into_iter().enumerate().map(event);
+    let log = EventLog::from_events(LogFormat::Sha1Only, events.collect());
+    assert_eq!(EventLog::parse(&log.to_bytes()).unwrap(), log);
+    let coverage = Coverage::of(&log);
+    assert_eq!(coverage.boot_path(), BootPath::Bios);
+    assert_uncovered(&coverage, &Component::ALL);
+}

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::steps::{Step, What};
+use super::steps::{MAX_WORDS, Step, What};
 
 /// The way from the firmware to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -205,6 +205,9 @@ fn grub_measured(steps: &[Step]) -> Option<Trail> {
     })
 }
 
+/// Most files that one command may name: a log is hostile, and every name is searched for.
+const MAX_FILES: usize = MAX_WORDS - 2;
+
 /// The events of a command and of every file that it names; empty when one is missing.
 fn files_named(command: usize, names: &[String], steps: &[Step]) -> Vec<usize> {
     let read = |name: &String| {
@@ -213,6 +216,9 @@ fn files_named(command: usize, names: &[String], steps: &[Step]) -> Vec<usize> {
             .find(|step| matches!(&step.what, What::GrubFile(path) if path == name))
             .map(|step| step.event)
     };
+    if names.len() > MAX_FILES {
+        return Vec::new();
+    }
     let files: Option<Vec<usize>> = names.iter().map(read).collect();
     match files {
         Some(files) if !files.is_empty() => std::iter::once(command).chain(files).collect(),

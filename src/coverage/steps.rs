@@ -3,6 +3,9 @@
 use crate::measurement::efi::{DevicePath, Guid};
 use crate::measurement::{Event, EventData, EventLog, EventType, Tag};
 
+/// Most words of a GRUB command that are kept: more than a command may name files.
+pub(super) const MAX_WORDS: usize = 66;
+
 /// Something that happened on the way to the kernel, by the event that shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Step {
@@ -117,14 +120,17 @@ fn what(event: &Event, data: EventData) -> Option<What> {
     if is_action(event, &data, 5, "Exit Boot Services Invocation") {
         return Some(What::ExitBootServices);
     }
-    let is_application = event.event_type == EventType::EfiBootServicesApplication;
+    if event.pcr == 4 && event.event_type == EventType::EfiBootServicesApplication {
+        // An image whose description cannot be read was started all the same.
+        return Some(What::Image(match data {
+            EventData::Image { device_path, .. } => device_path.unwrap_or_default(),
+            _ => DevicePath::default(),
+        }));
+    }
     match (event.pcr, data) {
-        (4, EventData::Image { device_path, .. }) if is_application => {
-            Some(What::Image(device_path.unwrap_or_default()))
-        }
         (8, EventData::GrubCommand { command }) if event.measures(command.as_str().as_bytes()) => {
             let words = command.as_str().split_ascii_whitespace().map(str::to_owned);
-            Some(What::GrubCommand(words.collect()))
+            Some(What::GrubCommand(words.take(MAX_WORDS).collect()))
         }
         (8, EventData::KernelCommandLine { cmdline })
             if event.measures(cmdline.as_str().as_bytes()) =>

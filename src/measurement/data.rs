@@ -312,13 +312,22 @@ fn ipl(event: &Event) -> Option<EventData> {
     })
 }
 
+/// Most tags that are decoded in one event; one is usual.
+const MAX_TAGS: usize = 64;
+
 fn tagged(raw: &[u8]) -> Option<EventData> {
     let mut reader = Reader::new(raw);
     let mut tags = Vec::new();
     while !reader.is_empty() {
+        if tags.len() == MAX_TAGS {
+            return None;
+        }
         let tag = Tag::from_id(reader.u32()?);
         let len = usize::try_from(reader.u32()?).ok()?;
         tags.push(TaggedEvent { tag, text: LogText::guess(reader.take(len)?) });
     }
     (!tags.is_empty()).then_some(EventData::Tagged { tags })
 }
+
+#[cfg(test)]
+mod tests;

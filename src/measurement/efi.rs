@@ -42,9 +42,14 @@ impl Guid {
         Self([a0, a1, a2, a3, b0, b1, c0, c1, d0, d1, d2, d3, d4, d5, d6, d7])
     }
 
-    /// The bytes as UEFI lays them out.
+    /// From the bytes as UEFI lays them out.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
+    }
+
+    /// The bytes as UEFI lays them out.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
     }
 }
 
@@ -140,8 +145,11 @@ impl fmt::Display for PathNode {
 pub struct DevicePath(Vec<PathNode>);
 
 impl DevicePath {
-    /// Decodes a device path; `None` when a node's length is wrong. A missing end node is accepted,
-    /// as shim logs paths without one.
+    /// Most nodes that are decoded.
+    pub const MAX_NODES: usize = 64;
+
+    /// Decodes a device path; `None` when it is longer or a node's length is wrong. A missing end
+    /// node is accepted, as shim logs paths without one.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         let mut nodes = Vec::new();
@@ -151,6 +159,9 @@ impl DevicePath {
             let body = reader.take(len)?;
             if kind == 0x7f && subtype == 0xff {
                 break;
+            }
+            if nodes.len() == Self::MAX_NODES {
+                return None;
             }
             nodes.push(decode_node(kind, subtype, body)?);
         }

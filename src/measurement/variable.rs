@@ -63,6 +63,9 @@ pub enum VariableValue {
     },
 }
 
+/// Most entries of `BootOrder` that are decoded.
+const MAX_ORDER: usize = 1024;
+
 /// `EFI_CERT_X509_GUID`.
 const CERT_X509: Guid = Guid::from_fields(
     0xa5c0_59a1,
@@ -115,7 +118,8 @@ fn decode_value(name: &str, bytes: &[u8], used_as: VariableUse) -> Option<Variab
         (VariableUse::Boot, "BootOrder") => {
             let (numbers, odd) = bytes.as_chunks::<2>();
             let shown = |number: &[u8; 2]| format!("{:04X}", u16::from_le_bytes(*number));
-            odd.is_empty().then(|| VariableValue::Order(numbers.iter().map(shown).collect()))
+            (odd.is_empty() && numbers.len() <= MAX_ORDER)
+                .then(|| VariableValue::Order(numbers.iter().map(shown).collect()))
         }
         (VariableUse::Boot, name) if is_boot_option(name) => {
             LoadOption::decode(bytes).map(VariableValue::LoadOption)
