@@ -1,0 +1,63 @@
+# Targets install the Debian packages they need, or name them when they may not.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= cargo
+RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
+SCRIPTS = $(shell git ls-files | xargs grep -lE '^\#!/bin/(ba)?sh')
+
+.PHONY: help build demo test vm-test check bench install trixie clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Apart from each other: in one build, cargo would give vmseal-boot the command line parser too.
+build: deps-build ## release builds of both programs
+	$(CARGO) build --locked --release --package vmseal
+	$(CARGO) build --locked --release --package vmseal-boot
+
+demo: build deps-test ## enroll, open, and be refused, on a scratch TPM
+	$(CARGO) build --locked --release --package testkit --bin virtual-boot
+	PATH="$(abspath $(RELEASE)):$$PATH" demo/run
+
+test: build deps-vm trixie ## every test, mini guests included
+	$(CARGO) test --locked --workspace
+
+vm-test: build deps-vm trixie ## whole measured boots of mini guests only
+	$(CARGO) test --locked --package vmseal --test vm
+
+check: deps-build deps-check ## formatting, clippy, licences of dependencies, shellcheck, documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --package vmseal-boot -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --locked check bans licenses sources
+	shellcheck $(SCRIPTS)
+
+bench: build deps-bench trixie ## unlock beside systemd and clevis, on one image and one TPM
+	$(CARGO) bench --locked --package vmseal
+
+# Builds only what is not built: "sudo make install" need not have cargo.
+install: ## into $(DESTDIR)$(PREFIX)
+	[ -x $(RELEASE)/vmseal ] && [ -x $(RELEASE)/vmseal-boot ] || $(MAKE) build
+	install -D $(RELEASE)/vmseal $(DESTDIR)$(PREFIX)/bin/vmseal
+	install -D $(RELEASE)/vmseal-boot $(DESTDIR)$(PREFIX)/lib/vmseal/vmseal-boot
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 man/*.8
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,$(COMPLETION_FOLDERS))
+	$(RELEASE)/vmseal generate bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmseal
+	$(RELEASE)/vmseal generate zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vmseal
+	$(RELEASE)/vmseal generate fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vmseal.fish
+
+COMPLETION_FOLDERS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
+
+deps-%:
+	tests/env/packages $*
+
+# Debian 13, for stock systemd 257 and for the guests.
+trixie: deps-test
+	tests/env/trixie
+
+clean: ## what was built, and the scratch folders of the tests
+	$(CARGO) clean
+	rm -rf .cache
