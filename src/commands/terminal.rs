@@ -51,7 +51,7 @@ impl Talk {
     /// A remark: standard error, unless quiet.
     pub fn remark(self, text: impl std::fmt::Display) {
         if !self.quiet {
-            let _ = writeln!(stderr(), "vmseal: {text}");
+            say(text);
         }
     }
 
@@ -65,10 +65,15 @@ impl Talk {
 
 /// An error and its remedy, one line each.
 pub fn complain(cause: impl std::fmt::Display, hint: Option<&str>) {
-    let _ = writeln!(stderr(), "vmseal: {cause}");
+    say(cause);
     if let Some(hint) = hint {
-        let _ = writeln!(stderr(), "vmseal: {hint}");
+        say(hint);
     }
+}
+
+/// One line in one write, so that it stays whole beside what others write.
+fn say(text: impl std::fmt::Display) {
+    let _ = stderr().write_all(format!("vmseal: {text}\n").as_bytes());
 }
 
 /// Something for the eye, such as a QR code.

@@ -129,6 +129,7 @@ fn refuse(error: &Error) -> Exit {
     error.exit()
 }
 
+/// One line in one write: the console is shared with the kernel.
 fn say(text: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "vmseal: {text}");
+    let _ = std::io::stderr().write_all(format!("vmseal: {text}\n").as_bytes());
 }
