@@ -67,7 +67,7 @@ pub fn apply(
     }
     let mut final_record = record.clone();
     final_record.entries.push(entry);
-    final_record.generation += 1;
+    final_record.generation = final_record.generation.saturating_add(1);
     record.pending = Some(keyslot);
 
     let mut added = vec![token.to_json(), final_record.to_json(), json!({ "pending": "31" })];
