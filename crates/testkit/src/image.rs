@@ -8,9 +8,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use crate::header_edit::edit_header;
 use crate::run::{Ran, run, run_with_input};
 
 /// The passphrase of every image's first keyslot.
@@ -24,10 +24,6 @@ const HEADER: usize = 16 << 20;
 
 /// Bytes of each of the two copies of the metadata: a binary header, then JSON.
 pub const METADATA_SIZE: usize = 16 << 10;
-/// Where the JSON begins.
-const BINARY_HEADER: usize = 4096;
-/// Where the checksum is, over the whole copy with the checksum itself zeroed.
-const CHECKSUM: usize = 448;
 
 /// A LUKS2 image. The file goes with its folder.
 pub struct Image {
@@ -161,24 +157,8 @@ impl Image {
 
     /// Rewrites the JSON of both header copies, and their checksums, as an attacker with the disk in
     /// hand would: cryptsetup itself would refuse some of it.
-    pub fn edit_metadata(&self, edit: impl FnOnce(&mut Value)) {
-        let file = OpenOptions::new().read(true).write(true).open(&self.path).unwrap();
-        let size = METADATA_SIZE;
-        let mut copy = vec![0; size];
-        file.read_exact_at(&mut copy, 0).unwrap();
-        let text = copy[BINARY_HEADER..].split(|byte| *byte == 0).next().unwrap();
-        let mut json = serde_json::from_slice(text).unwrap();
-        edit(&mut json);
-        let text = json.to_string();
-        for offset in [0, size] {
-            file.read_exact_at(&mut copy, offset as u64).unwrap();
-            copy[BINARY_HEADER..].fill(0);
-            copy[BINARY_HEADER..][..text.len()].copy_from_slice(text.as_bytes());
-            copy[CHECKSUM..BINARY_HEADER].fill(0);
-            let checksum = Sha256::digest(&copy);
-            copy[CHECKSUM..][..checksum.len()].copy_from_slice(&checksum);
-            file.write_all_at(&copy, offset as u64).unwrap();
-        }
+    pub fn edit_metadata(&self, edit: impl Fn(&mut Value)) {
+        edit_header(&self.path, edit);
     }
 
     fn token(&self, options: &[&str], input: &[u8]) -> Ran {

@@ -46,11 +46,16 @@ impl Machine {
         machine
     }
 
-    /// Resets the TPM and boots a fixture.
+    /// Resets the TPM and boots a fixture, as far as the firmware's log tells.
     pub fn boot(&mut self, boot: &str) {
+        self.boot_log(fixture_folder(boot).join("log.bin"));
+    }
+
+    /// Resets the TPM and boots as a log tells.
+    pub fn boot_log(&mut self, log: PathBuf) {
         self.tpm.restart();
-        Recording::fixture(boot).replay_into(&mut self.tpm.wire());
-        self.log = fixture_folder(boot).join("log.bin");
+        self.log = log;
+        Recording::from_event_log(&self.log).replay_into(&mut self.tpm.wire());
     }
 
     /// A file of this machine's folder.

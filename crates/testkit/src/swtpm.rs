@@ -1,10 +1,11 @@
 //! A private software TPM for one test.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -61,7 +62,7 @@ impl Swtpm {
     /// A power cycle: PCRs, sessions and transient objects are gone, NV memory stays.
     pub fn restart(&self) {
         let init = [0, 0, 0, 2, 0, 0, 0, 0];
-        assert_eq!(self.control(&init), 0, "CMD_INIT");
+        assert_eq!(send_control(self.port, &init, 4).unwrap(), [0; 4], "CMD_INIT");
         self.wire().startup();
     }
 
@@ -117,16 +118,6 @@ impl Swtpm {
         self.wire().allocate(&banks);
         self.restart();
     }
-
-    /// Sends a control command and returns the `ptm_res` of the answer.
-    fn control(&self, command: &[u8]) -> u32 {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port + 1)).expect("control port");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream.write_all(command).unwrap();
-        let mut answer = [0; 4];
-        stream.read_exact(&mut answer).unwrap();
-        u32::from_be_bytes(answer)
-    }
 }
 
 impl Drop for Swtpm {
@@ -149,7 +140,7 @@ pub(crate) fn free_ports() -> u16 {
         // Test processes run side by side: start each elsewhere.
         let pair = (std::process::id().wrapping_mul(37).wrapping_add(step)) % 10_000;
         let port = 12_000 + 2 * pair as u16;
-        let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
         if free(port) && free(port + 1) {
             return port;
         }
@@ -158,33 +149,35 @@ pub(crate) fn free_ports() -> u16 {
 
 /// Starts swtpm; `None` when it ended at once, as it does when a port was taken in the meantime.
 fn try_start(state: &TempDir, port: u16) -> Option<(Child, u16)> {
-    let control = port + 1;
+    // The control socket is handed over as standard input: what answers there is this process and
+    // no other test's, and it answers once its data port is open.
+    let control = TcpListener::bind(("127.0.0.1", port + 1)).ok()?;
     let mut child = Command::new("swtpm")
         .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
         .arg("--tpmstate")
         .arg(format!("dir={}", state.path().display()))
-        .arg("--ctrl")
-        .arg(format!("type=tcp,port={control},bindaddr=127.0.0.1"))
-        .arg("--server")
+        .args(["--ctrl", "type=tcp,fd=0", "--server"])
         .arg(format!("type=tcp,port={port},bindaddr=127.0.0.1"))
-        .stdin(Stdio::null())
+        .stdin(OwnedFd::from(control))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("swtpm (package swtpm)");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while Instant::now() < deadline {
-        if child.try_wait().unwrap().is_some() {
-            return None;
-        }
-        // Asks by an empty connection to the control port: the data port is up before it.
-        if TcpStream::connect(("127.0.0.1", control)).is_ok() && child.try_wait().unwrap().is_none()
-        {
-            return Some((child, port));
-        }
-        std::thread::sleep(Duration::from_millis(5));
+    let get_capability = [0, 0, 0, 1];
+    if send_control(port, &get_capability, 8).is_ok() {
+        return Some((child, port));
     }
     let _ = child.kill();
     let _ = child.wait();
     None
+}
+
+/// Sends a command to the control port and returns the first bytes of the answer.
+fn send_control(port: u16, command: &[u8], len: usize) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port + 1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(command)?;
+    let mut answer = vec![0; len];
+    stream.read_exact(&mut answer)?;
+    Ok(answer)
 }

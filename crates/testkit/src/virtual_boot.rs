@@ -66,12 +66,30 @@ impl Recording {
     }
 }
 
+/// The bytes of a log before its first event of a type: a boot that measured less.
+pub fn log_before(path: &Path, kind: u32) -> Vec<u8> {
+    let bytes = fs::read(path).unwrap();
+    let (_, places) = parse_events(&bytes);
+    let first = places.iter().find(|event| event.kind == kind).expect("an event of that type");
+    bytes[..first.start].to_vec()
+}
+
 /// The folder of a recorded boot among the project's fixtures.
 pub fn fixture_folder(name: &str) -> PathBuf {
     crate::machine::project().join("tests/fixtures/eventlogs").join(name)
 }
 
 fn parse_event_log(bytes: &[u8]) -> Vec<Extend> {
+    parse_events(bytes).0
+}
+
+/// Where an event begins in its log, and its type.
+struct Place {
+    start: usize,
+    kind: u32,
+}
+
+fn parse_events(bytes: &[u8]) -> (Vec<Extend>, Vec<Place>) {
     let mut at = Reader { bytes, at: 0 };
     // The first entry has the SHA-1 form: PCR, type, 20 bytes, size, data; the data names the banks.
     at.skip(8 + 20);
@@ -80,9 +98,11 @@ fn parse_event_log(bytes: &[u8]) -> Vec<Extend> {
     spec.skip(24);
     let banks: Vec<(u16, usize)> =
         (0..spec.u32()).map(|_| (spec.u16(), usize::from(spec.u16()))).collect();
-    let mut extends = Vec::new();
+    let (mut extends, mut places) = (Vec::new(), Vec::new());
     while at.at < bytes.len() {
+        let start = at.at;
         let (pcr, kind) = (at.u32(), at.u32());
+        places.push(Place { start, kind });
         let digests = (0..at.u32()).map(|_| {
             let alg = at.u16();
             let (_, len) = banks.iter().find(|bank| bank.0 == alg).expect("a bank of the log");
@@ -95,7 +115,7 @@ fn parse_event_log(bytes: &[u8]) -> Vec<Extend> {
             extends.push(Extend { pcr, digests });
         }
     }
-    extends
+    (extends, places)
 }
 
 fn parse_record(text: &str) -> Extend {
