@@ -1,0 +1,154 @@
+//! Power loss at any instant: `kill -9` at each system call by which `enroll` and `revoke` write.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::process::Command;
+
+use testkit::image::PASSPHRASE;
+use testkit::{Machine, Ran, run};
+
+const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
+/// System calls by which file content and names change.
+const WRITES: &str = "write,pwrite64,writev,pwritev,pwritev2,fsync,fdatasync,ftruncate,fallocate";
+/// Those that only files other than the disk see, and only the main thread makes.
+const RENAMES: &str =
+    "fsync,fdatasync,fchmod,rename,renameat,renameat2,link,linkat,unlink,unlinkat";
+/// No command writes more often than this.
+const MOST: usize = 400;
+
+/// Which system calls count.
+#[derive(Debug, Clone, Copy)]
+enum At {
+    /// [`WRITES`] to the disk.
+    Disk,
+    /// [`RENAMES`], of any file.
+    Names,
+}
+
+/// Runs `command` under strace and kills it as it enters the `nth` system call that counts.
+/// Returns `None` when it was killed.
+fn run_killed(machine: &Machine, command: &Command, at: At, nth: usize) -> Option<Ran> {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null"]);
+    let calls = match at {
+        // Only calls on this file: the TPM's socket is written to as well, by another thread.
+        At::Disk => {
+            strace.arg("-P").arg(machine.image.path());
+            WRITES
+        }
+        At::Names => RENAMES,
+    };
+    strace.arg(format!("--trace={calls}"));
+    strace.arg(format!("--inject={calls}:signal=KILL:when={nth}"));
+    let ran = run(strace.arg(command.get_program()).args(command.get_args()));
+    ran.code.is_some().then_some(ran)
+}
+
+/// Kills `command` at every point in turn, each time from `before`, and lets `check` judge what is
+/// left, until it ends by itself, with success.
+fn kill_everywhere(
+    machine: &Machine,
+    command: &Command,
+    before: &testkit::image::Snapshot,
+    pins: Option<&[u8]>,
+    check: impl Fn(&str),
+) {
+    for at in [At::Disk, At::Names] {
+        let mut points = 0;
+        for nth in 1..MOST {
+            machine.image.restore(before);
+            match pins {
+                Some(pins) => std::fs::write(machine.pins(), pins).unwrap(),
+                None => drop(std::fs::remove_file(machine.pins())),
+            }
+            let ended = run_killed(machine, command, at, nth);
+            // As the kernel's resource manager does for a process that is gone.
+            machine.tpm.flush();
+            if let Some(ran) = ended {
+                ran.ok();
+                break;
+            }
+            points += 1;
+            check(&format!("killed at {at:?} {nth}"));
+        }
+        println!("{:?}: killed at {points} points ({at:?})", command.get_args().next().unwrap());
+        assert!((2..MOST - 1).contains(&points), "{points} points for {at:?}");
+    }
+}
+
+/// What holds at every instant: the passphrase opens, the pins are whole, status tells.
+fn check_sound(machine: &Machine, point: &str) {
+    assert!(machine.image.opens_with(PASSPHRASE), "{point}: the passphrase");
+    if let Some(pins) = machine.pins_bytes() {
+        let pins = serde_json::from_slice::<serde_json::Value>(&pins);
+        assert!(pins.is_ok(), "{point}: {pins:?}");
+    }
+    let status = machine.status(&[]);
+    assert_eq!(status.code, Some(0), "{point}: {status:#?}");
+}
+
+fn enroll_command(machine: &Machine) -> Command {
+    let mut command = machine.vmseal(&["enroll"]);
+    command.arg("--unlock-key-file").arg(machine.key_file()).arg(machine.image.path());
+    command
+}
+
+/// The next enrolment ends well and leaves one keyslot for the passphrase and one for the TPM.
+fn check_enrolls(machine: &Machine, point: &str) {
+    let ran = machine.enroll(&[]);
+    assert_eq!(ran.code, Some(0), "{point}: the next enrolment; {ran:#?}");
+    let ran = machine.unlock(&[]);
+    assert_eq!(ran.code, Some(0), "{point}: after the next enrolment; {ran:#?}");
+    assert_eq!(machine.image.keyslots().len(), 2, "{point}: an orphan keyslot");
+    assert_eq!(machine.image.tokens("systemd-tpm2").len(), 1, "{point}");
+    assert!(machine.image.opens_with(PASSPHRASE), "{point}");
+}
+
+#[test]
+fn enroll() {
+    let machine = Machine::booted(VMSEAL);
+    // The storage root key is there, so that each run takes the same steps.
+    machine.enroll(&[]).ok();
+    machine.revoke(&["--tpm"]).ok();
+    let before = machine.image.snapshot();
+    kill_everywhere(&machine, &enroll_command(&machine), &before, None, |point| {
+        check_sound(&machine, point);
+        let ran = machine.unlock(&[]);
+        assert!(matches!(ran.code, Some(0 | 10)), "{point}: before or after; {ran:#?}");
+        check_enrolls(&machine, point);
+    });
+}
+
+#[test]
+fn enroll_where_one_token_opens_already() {
+    let machine = Machine::booted(VMSEAL);
+    machine.enroll(&[]).ok();
+    let (before, pins) = (machine.image.snapshot(), machine.pins_bytes());
+    kill_everywhere(&machine, &enroll_command(&machine), &before, pins.as_deref(), |point| {
+        check_sound(&machine, point);
+        let ran = machine.unlock(&[]);
+        assert_eq!(ran.code, Some(0), "{point}: it opened before; {ran:#?}");
+        check_enrolls(&machine, point);
+    });
+}
+
+#[test]
+fn revoke() {
+    let machine = Machine::booted(VMSEAL);
+    machine.enroll(&[]).ok();
+    let (before, pins) = (machine.image.snapshot(), machine.pins_bytes());
+    let mut command = machine.vmseal(&["revoke", "--tpm"]);
+    command.arg(machine.image.path());
+    kill_everywhere(&machine, &command, &before, pins.as_deref(), |point| {
+        check_sound(&machine, point);
+        let ran = machine.unlock(&[]);
+        // The keyslot goes first, so that what is revoked stops opening at once: its area (16), its
+        // entry (15: a token of no keyslot), then the token (10).
+        assert!(matches!(ran.code, Some(0 | 10 | 15 | 16)), "{point}: before or after; {ran:#?}");
+        let ran = machine.revoke(&["--tpm"]);
+        assert!(matches!(ran.code, Some(0 | 3)), "{point}: revoking again; {ran:#?}");
+        assert_eq!(machine.image.keyslots(), [0], "{point}: an orphan keyslot");
+        assert_eq!(machine.image.tokens("systemd-tpm2"), [], "{point}");
+        check_enrolls(&machine, point);
+    });
+}
