@@ -41,7 +41,7 @@ pub struct Global {
     /// Print errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Say what is done; twice for details
+    /// Say what is done, and more of what was measured
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 }
@@ -59,7 +59,7 @@ pub enum Command {
     Revoke(Revoke),
     /// Tell the measured boot as a story
     Eventlog(Eventlog),
-    /// Print a completion script, or the options part of the manual
+    /// Print a completion script
     #[command(hide = true)]
     Generate(Generate),
 }

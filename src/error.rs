@@ -23,6 +23,18 @@ pub enum Error {
     Pins(PinsError),
     /// The header is not the pinned one.
     NotPinned(PinMismatch),
+    /// What is on the device cannot be compared with any pin. Stock tools may read more into it.
+    NotComparable {
+        /// What is wrong with the header.
+        cause: LuksError,
+    },
+    /// The latch failed and an opened volume could not be closed again.
+    StillOpen {
+        /// Its name.
+        name: String,
+        /// Why the latch failed.
+        cause: TpmError,
+    },
     /// No pin is known for the volume.
     NoPin {
         /// The volume's UUID, as its header says.
@@ -138,8 +150,9 @@ impl Error {
             | Self::KeyslotRefused { .. }
             | Self::KeyslotTooCostly { .. } => Exit::Keyslot,
             Self::Luks(LuksError::Library { .. } | LuksError::Io { .. })
-            | Self::NoRandomness { .. } => Exit::Internal,
-            Self::NotPinned(_) | Self::NoPin { .. } => Exit::NotPinned,
+            | Self::NoRandomness { .. }
+            | Self::StillOpen { .. } => Exit::Internal,
+            Self::NotPinned(_) | Self::NoPin { .. } | Self::NotComparable { .. } => Exit::NotPinned,
             Self::NoToken { .. } => Exit::NoToken,
             Self::BadToken { .. } => Exit::BadToken,
             Self::PcrMismatch { .. } | Self::LogDisagrees { .. } => Exit::PcrMismatch,
@@ -169,6 +182,7 @@ fn tpm_exit(error: &TpmError) -> Exit {
             Exit::Refused
         }
         TpmError::NoSrk | TpmError::Foreign => Exit::OtherTpm,
+        TpmError::BadObject => Exit::BadToken,
         TpmError::Lockout => Exit::Lockout,
         TpmError::PolicyFailed => Exit::PcrMismatch,
         TpmError::Response { .. } => Exit::Internal,
@@ -182,6 +196,10 @@ impl fmt::Display for Error {
             Self::Luks(error) => error.fmt(f),
             Self::Pins(error) => error.fmt(f),
             Self::NotPinned(error) => write!(f, "not the pinned volume: {error}"),
+            Self::NotComparable { cause } => write!(f, "not the pinned volume: {cause}"),
+            Self::StillOpen { name, cause } => {
+                write!(f, "cannot latch ({cause}), and cannot close {name} again")
+            }
             Self::NoPin { uuid, pins } => {
                 write!(f, "volume {uuid} has no pin in {}", pins.display())
             }

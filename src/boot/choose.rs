@@ -17,6 +17,11 @@ pub enum Verdict {
     Fits(Box<SystemdTpm2>),
     /// PCRs differ from what was sealed to.
     Differs(Box<SystemdTpm2>, Mismatch),
+    /// Sealed by another TPM.
+    Foreign {
+        /// The keyslot it opens.
+        keyslot: u32,
+    },
     /// A kind of token that vmseal does not open.
     Unsupported {
         /// The keyslot it opens.
@@ -34,6 +39,7 @@ impl Verdict {
         match self {
             Self::Fits(_) => "fits",
             Self::Differs(..) => "differs",
+            Self::Foreign { .. } => "foreign",
             Self::Unsupported { .. } => "unsupported",
             Self::Malformed(_) => "malformed",
         }
@@ -58,7 +64,7 @@ pub fn judge(
 ) -> Vec<Judgement> {
     tokens
         .iter()
-        .filter(|(_, json)| SystemdTpm2::is_type_of(json))
+        .filter(|(_, json)| SystemdTpm2::is_type_of(json) && !opens_nothing(json))
         .map(|(id, json)| Judgement { token: *id, verdict: verdict(json, record, &pcr) })
         .collect()
 }
@@ -90,6 +96,11 @@ pub fn literal_selections(tokens: &BTreeMap<u32, Value>) -> Vec<PcrSelection> {
     banks.into_values().filter(|selection| !selection.pcrs.is_empty()).collect()
 }
 
+/// A token whose keyslot is gone, as `cryptsetup luksKillSlot` leaves it.
+fn opens_nothing(json: &Value) -> bool {
+    json.get("keyslots").and_then(Value::as_array).is_some_and(Vec::is_empty)
+}
+
 fn verdict(
     json: &Value,
     record: Option<&Record>,
@@ -105,6 +116,10 @@ fn verdict(
     let reached = policy.digest(pcr);
     if reached.is_some() && reached.as_ref() == token.policy_hashes.first() {
         return Verdict::Fits(Box::new(token));
+    }
+    if token.pcrs.pcrs.is_empty() {
+        let found = "not the policy of a token without PCRs".to_owned();
+        return Verdict::Malformed(TokenError::Value { field: "tpm2-policy-hash", found });
     }
     let entry = token
         .policy_hashes

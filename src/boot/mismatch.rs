@@ -39,26 +39,23 @@ impl Mismatch {
 
     /// Names, for each PCR, the first event of `logs` that is not the one `entry` was sealed with.
     pub(super) fn name_events(&mut self, entry: &BootEntry, logs: &BootLogs) {
+        let events = logs.events_to_seal_point(self.bank);
         for difference in &mut self.differences {
             let expected = entry.events.get(&difference.pcr).map_or(&[][..], Vec::as_slice);
-            let mut seen =
-                logs.firmware.events().iter().filter(|event| {
-                    event.extends() && event.pcr == u32::from(difference.pcr.get())
-                });
+            if expected.is_empty() {
+                continue;
+            }
             let mut wanted = expected.iter();
+            let mut seen = events.iter().filter(|(pcr, ..)| *pcr == difference.pcr);
             difference.event = loop {
                 match (seen.next(), wanted.next()) {
-                    (Some(event), wanted) => {
-                        let digest = event.digest(self.bank);
-                        let prefix = digest.and_then(|d| BootEntry::event_prefix(d.as_bytes()));
-                        match wanted {
-                            _ if expected.is_empty() => break None,
-                            Some(wanted) if prefix.as_ref() == Some(wanted) => {}
-                            Some(_) => {
-                                break Some(format!("{} is not what was sealed to", event.data()));
-                            }
-                            None => break Some(format!("{} was not there before", event.data())),
-                        }
+                    (Some((_, digest, _)), Some(wanted))
+                        if BootEntry::event_prefix(digest.as_bytes()).as_ref() == Some(wanted) => {}
+                    (Some((.., words)), Some(_)) => {
+                        break Some(format!("{words} is not what was sealed to"));
+                    }
+                    (Some((.., words)), None) => {
+                        break Some(format!("{words} was not there before"));
                     }
                     (None, Some(_)) => break Some("an event is missing".to_owned()),
                     (None, None) => break None,

@@ -43,7 +43,10 @@ pub fn open_and_latch(tpm: &Tpm, volumes: &mut [Opening<'_>]) -> Result<(), Erro
     };
     if let Err(error) = latched {
         for volume in opened {
-            let _ = deactivate(volume.name);
+            if deactivate(volume.name).is_err() {
+                let name = volume.name.to_owned();
+                return Err(Error::StillOpen { name, cause: error });
+            }
         }
         return Err(error.into());
     }

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::luks::{HeaderCopy, LuksError, Metadata, Pin};
 use crate::measurement::{PcrBank, PcrIndex, PcrValues};
 use crate::secret::VolumeKey;
-use crate::token::{Record, SystemdTpm2};
+use crate::token::{Record, SystemdTpm2, TokenError};
 use crate::tpm::{Tpm, TpmError};
 
 use super::choose::{Judgement, Verdict, judge, literal_selections};
@@ -23,6 +23,8 @@ pub struct Released {
     pub token: u32,
     /// The keyslot that it opened.
     pub keyslot: u32,
+    /// Whether the latch bars the token: only where PCR 15 is among its PCRs.
+    pub latchable: bool,
 }
 
 /// Checks `pin`, then gets the volume key out of the token that fits the present PCRs.
@@ -64,6 +66,19 @@ pub fn release(
     }
 }
 
+/// Turns the verdict on tokens that another TPM sealed into [`Verdict::Foreign`].
+pub fn name_foreign(judgements: &mut [Judgement], tpm: &Tpm) {
+    for judgement in judgements {
+        if let Verdict::Fits(token) | Verdict::Differs(token, _) = &judgement.verdict
+            && let Some((object, _)) = token.literal_policy()
+            && let Err(TpmError::Foreign | TpmError::NoSrk) =
+                tpm.check_is_own(&token.parent, object)
+        {
+            judgement.verdict = Verdict::Foreign { keyslot: token.keyslot };
+        }
+    }
+}
+
 /// The record among a header's tokens, if one can be read. It only serves to explain.
 fn record_of(tokens: &BTreeMap<u32, Value>) -> Option<Record> {
     tokens
@@ -89,7 +104,10 @@ fn open_with(
 ) -> Result<Released, Error> {
     let (object, policy) = token.literal_policy().ok_or(Error::NoToken { unsupported: vec![] })?;
     require_cheap(header.metadata(), token.keyslot)?;
-    let secret = tpm.unseal(&token.parent, object, &policy)?;
+    let secret = tpm.unseal(&token.parent, object, &policy).map_err(|error| match error {
+        TpmError::BadObject => Error::BadToken { token: id, error: bad_object() },
+        other => other.into(),
+    })?;
     let key =
         header.open_keyslot(token.keyslot, &secret.to_keyslot_passphrase()).map_err(|error| {
             match error {
@@ -104,7 +122,12 @@ fn open_with(
     if let Some(pin) = pin {
         pin.check_key(&key)?;
     }
-    Ok(Released { key, token: id, keyslot: token.keyslot })
+    let latchable = token.pcrs.pcrs.contains(&PcrIndex::LATCH);
+    Ok(Released { key, token: id, keyslot: token.keyslot, latchable })
+}
+
+fn bad_object() -> TokenError {
+    TokenError::Value { field: "tpm2-blob", found: TpmError::BadObject.to_string() }
 }
 
 /// The header is hostile: a keyslot that takes hours to open must not hold up the boot. A random
@@ -136,10 +159,15 @@ fn refusal(
         match verdict {
             Verdict::Differs(token, mismatch) => {
                 // A token of another TPM says nothing about this TPM's PCRs.
-                match tpm.check_storage_key(&token.parent) {
+                let own = match token.literal_policy() {
+                    Some((object, _)) => tpm.check_is_own(&token.parent, object),
+                    None => Ok(()),
+                };
+                match own {
                     Err(error @ (TpmError::Foreign | TpmError::NoSrk)) => {
                         foreign = foreign.or(Some(error));
                     }
+                    Err(TpmError::BadObject) => malformed = malformed.or(Some((id, bad_object()))),
                     Err(error) => return error.into(),
                     Ok(()) => {
                         let distance = |m: &Mismatch| (!m.recorded, m.differences.len());
@@ -154,7 +182,7 @@ fn refusal(
             }
             Verdict::Malformed(error) => malformed = malformed.or(Some((id, error))),
             Verdict::Unsupported { why, .. } => unsupported.push((id, why)),
-            Verdict::Fits(_) => {}
+            Verdict::Fits(_) | Verdict::Foreign { .. } => {}
         }
     }
     if let Some((token, json, mut mismatch)) = nearest {

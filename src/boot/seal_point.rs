@@ -80,20 +80,26 @@ impl BootLogs {
             .remove(&bank)
             .ok_or(Error::LogLacksBank { bank })?;
         values.set(PcrIndex::LATCH, Digest::zero(bank));
-        let firmware =
-            self.firmware.events().iter().filter(|event| event.extends()).filter_map(|event| {
-                Some((PcrIndex::new(event.pcr.into()).ok()?, event.digest(bank)?))
-            });
-        let userspace = early
-            .iter()
-            .flat_map(|log| log.events())
-            .filter_map(|event| Some((event.pcr?, *event.digests.get(&bank)?)));
         let mut events = BTreeMap::<_, Vec<_>>::new();
-        for (pcr, digest) in firmware.chain(userspace) {
+        for (pcr, digest, _) in self.events_to_seal_point(bank) {
             events.entry(pcr).or_default().extend(BootEntry::event_prefix(digest.as_bytes()));
         }
         events.remove(&PcrIndex::LATCH);
         Ok(SealPoint { values, events })
+    }
+
+    /// What extended the PCRs before the seal point, in order, with a description in words.
+    pub(super) fn events_to_seal_point(&self, bank: PcrBank) -> Vec<(PcrIndex, Digest, String)> {
+        let firmware = self.firmware.events().iter().filter(|event| event.extends());
+        let firmware = firmware.filter_map(|event| {
+            let pcr = PcrIndex::new(event.pcr.into()).ok()?;
+            Some((pcr, event.digest(bank)?, event.data().to_string()))
+        });
+        let userspace = self.userspace.iter().flat_map(|log| log.events());
+        let userspace = userspace
+            .filter(|event| is_before_seal_point(event))
+            .filter_map(|event| Some((event.pcr?, *event.digests.get(&bank)?, event.to_string())));
+        firmware.chain(userspace).collect()
     }
 }
 

@@ -17,13 +17,14 @@ use crate::cli::{Eventlog, Global};
 pub fn run(global: &Global, args: &Eventlog, talk: Talk) -> Done {
     let firmware = args.file.as_deref().or(global.eventlog.as_deref());
     let logs = inputs::boot_logs(firmware, args.userspace_log.as_deref())?;
-    if talk.json {
-        talk.object(&to_json(&logs)?);
-    } else {
-        talk.prose(to_text(&logs, talk.verbose > 0).trim_end());
+    // A script gets its object only where the log tells the truth; a person sees both.
+    let verified = args.verify.then(|| verify(&logs, global)).transpose();
+    match (&verified, talk.json) {
+        (Ok(_), true) => talk.object(&to_json(&logs)?),
+        (Err(_), true) => {}
+        (_, false) => talk.prose(to_text(&logs, talk.verbose > 0).trim_end()),
     }
-    if args.verify {
-        let banks = verify(&logs, global)?;
+    if let Some(banks) = verified? {
         let names: Vec<_> = banks.iter().map(ToString::to_string).collect();
         talk.remark(format_args!("the log agrees with the TPM's PCRs ({})", names.join(", ")));
     }

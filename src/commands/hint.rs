@@ -29,12 +29,15 @@ pub fn hint(error: &Error) -> Option<&'static str> {
             "clear the TPM's owner password, which vmseal cannot give"
         }
         Error::Tpm(TpmError::BankInactive { .. }) => "choose a bank that the TPM keeps with --bank",
+        Error::Tpm(TpmError::BadObject) => {
+            "remove the token with: vmseal revoke DEVICE --tpm, then run: vmseal enroll DEVICE"
+        }
         Error::Tpm(_) => "look for TPM errors in the kernel log: dmesg | grep -i tpm",
         Error::Luks(LuksError::DeviceMissing { .. }) => "check the path: lsblk lists block devices",
         Error::Luks(LuksError::NotLuks2 { .. }) => {
             "name the partition that holds the LUKS2 header: lsblk -f lists crypto_LUKS volumes"
         }
-        Error::Luks(LuksError::HeaderDamaged { .. }) => {
+        Error::Luks(LuksError::HeaderDamaged { .. } | LuksError::HeaderTooLarge { .. }) => {
             "restore a header backup with: cryptsetup luksHeaderRestore"
         }
         Error::Luks(LuksError::Busy { .. }) => "wait for the other program to end, then try again",
@@ -50,7 +53,7 @@ pub fn hint(error: &Error) -> Option<&'static str> {
             "choose another name, or close the open device first"
         }
         Error::Luks(LuksError::NoSuchKeyslot { .. }) => "vmseal status DEVICE lists the keyslots",
-        Error::Luks(_) => "nothing more is known: run again with -v",
+        Error::Luks(_) => "look for errors of the disk in the kernel log: dmesg",
         Error::Pins(PinsError::Io { kind: std::io::ErrorKind::PermissionDenied, .. }) => {
             "run as root, or name another file with --pins FILE"
         }
@@ -58,6 +61,8 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         Error::NotPinned(_) => {
             "this is not the volume that was enrolled: do not type its passphrase; compare with a header backup"
         }
+        Error::NotComparable { .. } => "compare the device with a header backup",
+        Error::StillOpen { .. } => "power the machine off: the TPM would release the key once more",
         Error::NoPin { .. } => "a volume is pinned when it is enrolled: vmseal enroll DEVICE",
         Error::Unpinnable(_) => {
             "only a finished LUKS2 volume with one encrypted segment can be sealed"

@@ -10,6 +10,7 @@ use vmseal::enroll::KeyslotUse;
 use vmseal::luks::{HeaderCopy, LuksError, Metadata, Pins};
 use vmseal::measurement::{Digest, PcrBank, PcrIndex, PcrSelection, PcrValues};
 use vmseal::token::Record;
+use vmseal::tpm::Tpm;
 
 use super::terminal::Talk;
 use super::{Done, inputs};
@@ -19,14 +20,18 @@ use crate::cli::{Global, Status};
 pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
     // Without a TPM there is still much to tell; a TCTI that is none is a slip to be told first.
     inputs::tcti(global)?;
-    let pcrs = seal_point(global, talk);
+    let tpm = inputs::tpm(global);
+    let pcrs = seal_point(global, tpm.as_ref(), talk);
+    let tpm = tpm.ok();
     let pins = Pins::read(&global.pins).map_err(Error::from)?;
     let mut reports = vec![];
     match &args.device {
-        Some(device) => reports.push(report(device, args.header.as_deref(), &pins, &pcrs)?),
+        Some(device) => {
+            reports.push(report(device, args.header.as_deref(), &pins, &pcrs, tpm.as_ref())?)
+        }
         None => {
             for device in block_devices() {
-                match report(&device, None, &pins, &pcrs) {
+                match report(&device, None, &pins, &pcrs, tpm.as_ref()) {
                     Ok(report) => reports.push(report),
                     Err(Error::Luks(LuksError::NotLuks2 { .. } | LuksError::Io { .. })) => {}
                     Err(error) => talk.remark(format_args!("{}: {error}", device.display())),
@@ -81,12 +86,13 @@ impl Pcrs {
 }
 
 /// The values of this boot at the seal point: from the log, else from the TPM.
-fn seal_point(global: &Global, talk: Talk) -> Pcrs {
+fn seal_point(global: &Global, tpm: Result<&Tpm, &Error>, talk: Talk) -> Pcrs {
     let logs = inputs::boot_logs(global.eventlog.as_deref(), None);
-    match (logs, live_pcrs(global)) {
+    match (logs, live_pcrs(tpm)) {
         (Ok(logs), live) => {
-            let disagreement =
-                live.unwrap_or_default().iter().find_map(|live| logs.verify(live).err());
+            let live = live.unwrap_or_default();
+            let logged = live.iter().filter(|live| logs.firmware.banks().contains(&live.bank()));
+            let disagreement = logged.filter_map(|live| logs.verify(live).err()).next();
             if let Some(error) = disagreement {
                 talk.remark(format_args!("the log is of another boot, or incomplete: {error}"));
             }
@@ -110,8 +116,8 @@ fn seal_point(global: &Global, talk: Talk) -> Pcrs {
     }
 }
 
-fn live_pcrs(global: &Global) -> Result<Vec<PcrValues>, Error> {
-    let tpm = inputs::tpm(global)?;
+fn live_pcrs(tpm: Result<&Tpm, &Error>) -> Result<Vec<PcrValues>, Error> {
+    let tpm = tpm.map_err(Clone::clone)?;
     let banks = tpm.active_banks()?;
     let all = banks.into_iter().map(|bank| PcrSelection::new(bank, PcrIndex::all()));
     Ok(tpm.read_pcrs(&all.collect::<Vec<_>>())?)
@@ -130,6 +136,7 @@ fn report(
     header: Option<&Path>,
     pins: &Pins,
     pcrs: &Pcrs,
+    tpm: Option<&Tpm>,
 ) -> Result<VolumeReport, Error> {
     let copy = HeaderCopy::read(device, header)?;
     let metadata = copy.metadata().clone();
@@ -142,6 +149,9 @@ fn report(
     let mut judgements = boot::judge(&tokens, known, |bank, pcr| pcrs.get(bank, pcr));
     if let Some(logs) = &pcrs.logs {
         boot::name_events(&mut judgements, known, logs);
+    }
+    if let Some(tpm) = tpm {
+        boot::name_foreign(&mut judgements, tpm);
     }
     let pinned = match pins.get(metadata.uuid())? {
         None => "no",
@@ -179,6 +189,9 @@ impl VolumeReport {
                         "pcrs": mismatch.pcrs(),
                         "why": mismatch.to_string(),
                     }),
+                    Verdict::Foreign { keyslot } => {
+                        json!({ "keyslot": keyslot, "why": "sealed by another TPM" })
+                    }
                     Verdict::Unsupported { keyslot, why } => {
                         json!({ "keyslot": keyslot, "why": format!("needs {why}") })
                     }
@@ -236,6 +249,9 @@ impl VolumeReport {
                 }
                 Verdict::Differs(token, mismatch) => {
                     format!("does not open keyslot {}: {mismatch}", token.keyslot)
+                }
+                Verdict::Foreign { keyslot } => {
+                    format!("does not open keyslot {keyslot}: it was sealed by another TPM")
                 }
                 Verdict::Unsupported { keyslot, why } => {
                     format!("keyslot {keyslot} needs {why}, which vmseal does not open yet")

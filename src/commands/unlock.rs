@@ -17,19 +17,27 @@ pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
     let uuid = header.metadata().uuid().to_owned();
     let pin = pins.get(&uuid).map_err(Error::from)?;
     let log = || inputs::boot_logs(global.eventlog.as_deref(), None).ok();
+    if let Some(pin) = &pin {
+        pin.check_header(header.metadata()).map_err(Error::from)?;
+    }
     let Some(name) = &args.name else {
+        let released = boot::release(&inputs::tpm(global)?, &mut header, pin.as_ref(), log)?;
         if pin.is_none() {
             talk.remark(format_args!(
                 "volume {uuid} has no pin in {}: at boot it would be refused",
                 global.pins.display()
             ));
         }
-        let tpm = inputs::tpm(global)?;
-        let released = boot::release(&tpm, &mut header, pin.as_ref(), log)?;
+        if !released.latchable {
+            talk.remark(format_args!(
+                "token {} is not sealed to PCR 15: the latch does not bar it",
+                released.token
+            ));
+        }
         if talk.json {
             talk.object(&json!({
                 "opens": true, "token": released.token, "keyslot": released.keyslot,
-                "pinned": pin.is_some(),
+                "pinned": pin.is_some(), "latchable": released.latchable,
             }));
         }
         talk.prose(format_args!("opens: token {}, keyslot {}", released.token, released.keyslot));
@@ -39,6 +47,11 @@ pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
     let tpm = inputs::tpm(global)?;
     let released = boot::release(&tpm, &mut header, Some(&pin), log)?;
     boot::open_and_latch(&tpm, &mut [Opening { header: &mut header, name, released: &released }])?;
+    if talk.json {
+        talk.object(
+            &json!({ "opened": name, "token": released.token, "keyslot": released.keyslot }),
+        );
+    }
     talk.prose(format_args!("opened /dev/mapper/{name}, and latched"));
     Ok(())
 }

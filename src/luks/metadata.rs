@@ -81,7 +81,9 @@ impl Metadata {
             |detail: &str| LuksError::HeaderDamaged { path: path.into(), detail: detail.into() };
         let json = context.json().map_err(|failure| damaged(&failure.detail))?;
         let json = serde_json::from_slice(&json).map_err(|_| damaged("its JSON is no JSON"))?;
-        let uuid = context.uuid().filter(|uuid| !uuid.is_empty() && uuid.is_ascii());
+        // libcryptsetup writes nothing else, and a terminal would obey what it does not print.
+        let is_uuid = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+        let uuid = context.uuid().filter(|uuid| uuid.len() == 36 && uuid.bytes().all(is_uuid));
         let size = context.metadata_size().map_err(|failure| damaged(&failure.detail))?;
         Ok(Self {
             uuid: uuid.ok_or_else(|| damaged("it has no UUID"))?,

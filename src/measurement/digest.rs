@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::text::printable;
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
@@ -45,7 +46,8 @@ impl fmt::Display for DigestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownBank { found } => {
-                write!(f, "unknown PCR bank {found:?}: expected sha1, sha256, sha384 or sha512")
+                let found = printable(found, 32);
+                write!(f, "unknown PCR bank {found}: expected sha1, sha256, sha384 or sha512")
             }
             Self::Length { bank, found } => {
                 write!(f, "a {bank} digest has {} bytes, found {found}", bank.digest_len())

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Serialize, Serializer};
 
 use super::digest::{Digest, PcrBank};
+use super::text::printable;
 
 /// The number of a platform configuration register, 0 to 23 (PC Client Platform TPM Profile, 4.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -31,7 +32,9 @@ pub enum PcrError {
 impl fmt::Display for PcrError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OutOfRange { found } => write!(f, "{found:?} is not a PCR number from 0 to 23"),
+            Self::OutOfRange { found } => {
+                write!(f, "{} is not a PCR number from 0 to 23", printable(found, 32))
+            }
             Self::Resettable { pcr } => {
                 write!(f, "PCR {pcr} can be reset by software and proves nothing")
             }

@@ -5,6 +5,8 @@ use std::fmt;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
+use crate::measurement::text::printable;
+
 /// Longest text of one field, in bytes. The largest real one (a blob with a seed) has about 1,000.
 const MAX_TEXT: usize = 8192;
 
@@ -37,7 +39,7 @@ impl fmt::Display for TokenError {
         match self {
             Self::Missing { field } => write!(f, "field {field} is missing"),
             Self::Type { field, expected } => write!(f, "field {field} is not {expected}"),
-            Self::Value { field, found } => write!(f, "field {field}: {found}"),
+            Self::Value { field, found } => write!(f, "field {field}: {}", printable(found, 80)),
         }
     }
 }

@@ -90,8 +90,9 @@ impl SystemdTpm2 {
             });
         }
         let bank = match fields.text("tpm2-pcr-bank")? {
-            Some(name) => name.parse().map_err(|error: crate::measurement::DigestError| {
-                TokenError::Value { field: "tpm2-pcr-bank", found: error.to_string() }
+            Some(name) => name.parse().map_err(|_| TokenError::Value {
+                field: "tpm2-pcr-bank",
+                found: "not the name of a bank".into(),
             })?,
             None => PcrBank::Sha256,
         };

@@ -36,6 +36,8 @@ pub enum TpmError {
     NoSrk,
     /// The sealed object was made by another TPM, or for another storage root key.
     Foreign,
+    /// Not an object that a TPM made: the token's blob is damaged or forged.
+    BadObject,
     /// Dictionary-attack lockout.
     Lockout,
     /// The policy session did not satisfy the object: a PCR is not as sealed.
@@ -65,6 +67,7 @@ impl fmt::Display for TpmError {
             Self::BadTcti { found } => write!(f, "{found:?} is not a TCTI that vmseal can use"),
             Self::NoSrk => f.write_str("this TPM has no storage root key at 0x81000001"),
             Self::Foreign => f.write_str("the token was sealed by another TPM"),
+            Self::BadObject => f.write_str("the token's sealed object is not one that a TPM made"),
             Self::Lockout => f.write_str("the TPM is locked after too many wrong authorizations"),
             Self::PolicyFailed => f.write_str("the TPM says that its PCRs do not fit the policy"),
             Self::AuthRequired => f.write_str("the TPM asks for an authorization value"),

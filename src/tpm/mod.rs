@@ -90,7 +90,7 @@ impl Tpm {
         {
             return self.wait(&result)?;
         }
-        Err(self.timed_out())
+        Err(if self.stuck.get() { self.timed_out() } else { ended() })
     }
 
     fn wait<T>(&self, result: &Receiver<T>) -> Result<T, TpmError> {
@@ -99,10 +99,7 @@ impl Tpm {
                 self.stuck.set(true);
                 self.timed_out()
             }
-            RecvTimeoutError::Disconnected => TpmError::Response {
-                during: "keep the connection",
-                message: "the connection ended".into(),
-            },
+            RecvTimeoutError::Disconnected => ended(),
         })
     }
 
@@ -116,6 +113,10 @@ impl Tpm {
         #[cfg(not(test))]
         true
     }
+}
+
+fn ended() -> TpmError {
+    TpmError::Response { during: "keep the connection", message: "it ended".into() }
 }
 
 impl Drop for Tpm {

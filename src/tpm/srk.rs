@@ -16,8 +16,9 @@ use tss_esapi::structures::{
 };
 use tss_esapi::traits::Marshall;
 
-use super::Tpm;
 use super::error::{TpmError, during, kind};
+use super::{Tpm, unseal};
+use crate::token::SealedObject;
 
 /// Where the storage root key lives (TCG TPM v2.0 Provisioning Guidance, 7.8).
 pub const SRK_HANDLE: u32 = 0x8100_0001;
@@ -75,21 +76,22 @@ impl Tpm {
         })
     }
 
-    /// Whether `key` is one that this TPM has.
+    /// Whether `object` was sealed by this TPM under `key`. Asks for no release.
     ///
     /// # Errors
     /// [`TpmError::NoSrk`] or [`TpmError::Foreign`] when not.
-    pub fn check_storage_key(&self, key: &StorageKey) -> Result<(), TpmError> {
-        match key {
-            StorageKey::Persistent { handle, name } => {
-                let (handle, name) = (*handle, name.clone());
-                self.run(move |context| {
-                    open_persistent(context, handle, name.as_deref()).map(|_| ())
-                })
-            }
-            // A derived key exists on every TPM; only loading tells whether it is the right one.
-            StorageKey::Legacy(_) => Ok(()),
-        }
+    pub fn check_is_own(&self, key: &StorageKey, object: &SealedObject) -> Result<(), TpmError> {
+        let (key, object) = (key.clone(), object.clone());
+        self.run(move |context| {
+            let open = open(context, &key)?;
+            // A Name settles it. A derived key exists on every TPM: only loading tells.
+            let own = match key {
+                StorageKey::Persistent { name: Some(_), .. } => Ok(()),
+                _ => unseal::try_load(context, open.handle, &object),
+            };
+            release(context, &open);
+            own
+        })
     }
 }
 

@@ -47,14 +47,25 @@ impl Tpm {
     }
 }
 
+/// Loads an object and flushes it again: the TPM's word that it is its own.
+pub(super) fn try_load(
+    context: &mut Context,
+    parent: KeyHandle,
+    object: &SealedObject,
+) -> Result<(), TpmError> {
+    let loaded = load(context, parent, object)?;
+    let _ = context.flush_context(loaded.into());
+    Ok(())
+}
+
 fn load(
     context: &mut Context,
     parent: KeyHandle,
     object: &SealedObject,
 ) -> Result<KeyHandle, TpmError> {
     let load = "load the sealed object";
-    let private = Private::try_from(object.private()).map_err(during(load))?;
-    let public = Public::unmarshall(object.public()).map_err(during(load))?;
+    let private = Private::try_from(object.private()).map_err(|_| TpmError::BadObject)?;
+    let public = Public::unmarshall(object.public()).map_err(|_| TpmError::BadObject)?;
     context
         .execute_with_session(Some(AuthSession::Password), |context| {
             context.load(parent, private, public)
@@ -62,6 +73,9 @@ fn load(
         .map_err(|error| match kind(&error) {
             // The private area is encrypted and authenticated by its parent.
             Some(Kind::Integrity) => TpmError::Foreign,
+            Some(Kind::Size | Kind::Value | Kind::Type | Kind::Hash | Kind::Attributes) => {
+                TpmError::BadObject
+            }
             _ => during(load)(error),
         })
 }

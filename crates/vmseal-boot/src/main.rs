@@ -4,14 +4,14 @@
 mod args;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use args::{Args, Command};
 use vmseal::Error;
-use vmseal::boot::{self, BootLogs, Opening, Released};
+use vmseal::boot::{self, BootLogs, Opening};
 use vmseal::exit::Exit;
-use vmseal::luks::{HeaderCopy, LuksError, Pins};
+use vmseal::luks::{HeaderCopy, LuksError, Pin, Pins};
 use vmseal::tpm::Tpm;
 
 /// Where the kernel shows the firmware's event log, once securityfs is mounted.
@@ -47,76 +47,109 @@ fn main() -> ExitCode {
 fn latch(args: &Args) -> Exit {
     match Tpm::connect(&args.tcti, args.timeout).and_then(|tpm| boot::latch(&tpm)) {
         Ok(_) => Exit::Done,
-        Err(error) => refuse(&error.into()),
+        Err(error) => {
+            let mut failures = Failures::default();
+            failures.add(Path::new("TPM"), error.into());
+            failures.report()
+        }
     }
 }
 
-/// Opens every volume that can be opened, then latches, whatever happened. Only where a device is
-/// missing nothing is done: the caller comes again when it has appeared.
+/// Opens every volume that can be opened, then latches, whatever happened. Every header is compared
+/// with its pin before the TPM is asked for anything: a volume that is not the pinned one is fatal
+/// with or without a TPM, and whatever becomes of the others. Only where a device is missing, and
+/// nothing worse is known, nothing is done: the caller comes again when it has appeared.
 fn unlock(args: &Args, volumes: &[(PathBuf, String)]) -> Exit {
-    let pins = match Pins::read(&args.pins) {
-        Ok(pins) => pins,
-        Err(error) => {
-            latch(args);
-            return refuse(&error.into());
-        }
-    };
-    let mut headers = Vec::new();
-    let mut failure = None;
+    let mut failures = Failures::default();
+    let mut missing = false;
+    let mut checked = Vec::new();
     for (device, name) in volumes {
-        match HeaderCopy::read(device, args.header.as_deref()) {
-            Ok(header) => headers.push((header, name)),
-            Err(error @ LuksError::DeviceMissing { .. }) => return refuse(&error.into()),
-            Err(error) => worst(&mut failure, error.into()),
+        match check(device, args) {
+            Ok((header, pin)) => checked.push((device, name, header, pin)),
+            Err(error) => {
+                missing |= matches!(error, Error::Luks(LuksError::DeviceMissing { .. }));
+                failures.add(device, error);
+            }
         }
+    }
+    if missing && failures.exit() != Exit::NotPinned {
+        return failures.exit();
     }
     let tpm = match Tpm::connect(&args.tcti, args.timeout) {
         Ok(tpm) => tpm,
-        Err(error) => return refuse(&error.into()),
+        Err(error) => {
+            failures.add(Path::new("TPM"), error.into());
+            return failures.report();
+        }
     };
-    let mut released: Vec<(HeaderCopy, &String, Released)> = Vec::new();
-    for (mut header, name) in headers {
-        match release(&tpm, &mut header, &pins, args) {
+    let mut released = Vec::new();
+    for (device, name, mut header, pin) in checked {
+        let logs = || BootLogs::read(FIRMWARE_LOG.as_ref(), None).ok();
+        match boot::release(&tpm, &mut header, Some(&pin), logs) {
             Ok(key) => released.push((header, name, key)),
-            Err(error) => worst(&mut failure, error),
+            Err(error) => failures.add(device, error),
         }
     }
     let mut openings: Vec<_> = released
         .iter_mut()
         .map(|(header, name, released)| Opening { header, name, released })
         .collect();
-    if let Err(error) = boot::open_and_latch(&tpm, &mut openings) {
-        worst(&mut failure, error);
-    } else {
-        openings.iter().for_each(|opening| say(format_args!("opened {}", opening.name)));
+    match boot::open_and_latch(&tpm, &mut openings) {
+        Ok(()) => openings.iter().for_each(|opening| say(format_args!("opened {}", opening.name))),
+        Err(error) => failures.add(Path::new("volumes"), error),
     }
-    failure.map_or(Exit::Done, |error| refuse(&error))
+    failures.report()
 }
 
-fn release(
-    tpm: &Tpm,
-    header: &mut HeaderCopy,
-    pins: &Pins,
-    args: &Args,
-) -> Result<Released, Error> {
+/// The header on `device`, compared with its pin. What cannot be compared is not the pinned volume:
+/// stock tools may read in it what vmseal does not.
+fn check(device: &Path, args: &Args) -> Result<(HeaderCopy, Pin), Error> {
+    let pins = Pins::read(&args.pins)?;
+    let header = HeaderCopy::read(device, args.header.as_deref()).map_err(|cause| match cause {
+        LuksError::DeviceMissing { .. } => Error::Luks(cause),
+        cause => Error::NotComparable { cause },
+    })?;
     let uuid = header.metadata().uuid().to_owned();
     let pin = pins.get(&uuid)?.ok_or_else(|| Error::NoPin { uuid, pins: args.pins.clone() })?;
-    boot::release(tpm, header, Some(&pin), || BootLogs::read(FIRMWARE_LOG.as_ref(), None).ok())
+    pin.check_header(header.metadata())?;
+    Ok((header, pin))
 }
 
-/// Keeps the error that matters most: not the pinned volume is fatal, else the first one.
-fn worst(failure: &mut Option<Error>, error: Error) {
-    if failure.is_none() || error.exit() == Exit::NotPinned {
-        *failure = Some(error);
+/// What failed, said at once with its device; the exit code is that of what matters most.
+#[derive(Default)]
+struct Failures(Option<Exit>);
+
+impl Failures {
+    fn add(&mut self, device: &Path, error: Error) {
+        say(format_args!("{}: {error}", device.display()));
+        // Pins that cannot be read compare with nothing.
+        let exit = match error {
+            Error::Pins(_) => Exit::NotPinned,
+            error => error.exit(),
+        };
+        if self.0.is_none() || exit == Exit::NotPinned {
+            self.0 = Some(exit);
+        }
+    }
+
+    fn exit(&self) -> Exit {
+        self.0.unwrap_or(Exit::Done)
+    }
+
+    /// Says what to do, to whoever stands at the console.
+    fn report(&self) -> Exit {
+        let exit = self.exit();
+        if exit != Exit::Done {
+            say(advice(exit));
+        }
+        exit
     }
 }
 
-/// Says what is wrong and what to do, to whoever stands at the console.
-fn refuse(error: &Error) -> Exit {
-    say(error);
-    say(match error.exit() {
+fn advice(exit: Exit) -> &'static str {
+    match exit {
         Exit::NotPinned => {
-            "This is not the disk that was enrolled. Do not open it, nor type its passphrase."
+            "This is not a disk that was enrolled here. Do not open it, nor type its passphrase."
         }
         Exit::PcrMismatch => "If you did not make this change, do not type the passphrase here.",
         Exit::OtherTpm => {
@@ -125,8 +158,7 @@ fn refuse(error: &Error) -> Exit {
         _ => {
             "The TPM opens nothing in this boot. Once the system runs, 'vmseal status' tells more."
         }
-    });
-    error.exit()
+    }
 }
 
 /// One line in one write: the console is shared with the kernel.

@@ -107,9 +107,7 @@ fn a_volume_without_a_pin_is_fatal_and_latched() {
 fn another_header_under_the_pinned_uuid_is_fatal_and_latched() {
     let boot = Boot::new();
     boot.enroll();
-    boot.image.edit_metadata(|json| {
-        json["segments"]["0"]["encryption"] = "cipher_null-ecb".into();
-    });
+    null_cipher(&boot);
     boot.unlock().code(17).says("cipher_null-ecb");
     assert!(boot.is_latched());
 }
@@ -123,14 +121,65 @@ fn a_missing_device_is_waited_for_without_the_latch() {
     assert!(!boot.is_latched());
 }
 
+fn null_cipher(boot: &Boot) {
+    boot.image.edit_metadata(|json| {
+        json["segments"]["0"]["encryption"] = "cipher_null-ecb".into();
+    });
+}
+
+/// Whoever owns the disk may not own the TPM: unplugging it must not lead to the passphrase prompt.
 #[test]
-fn a_damaged_header_is_latched() {
+fn another_header_is_fatal_without_a_tpm_too() {
     let boot = Boot::new();
     boot.enroll();
-    boot.image.damage(4096, &[0xff; 64]);
-    boot.image.damage(0x4000 + 4096, &[0xff; 64]);
-    boot.unlock().code(3).says("damaged");
-    assert!(boot.is_latched());
+    null_cipher(&boot);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmseal-boot"));
+    command.arg("unlock").arg("--pins").arg(boot.pins()).args(["--tcti", "device:/dev/no-tpm"]);
+    run(command.arg(boot.image.path()).arg("root")).code(17).says("cipher_null-ecb");
+}
+
+#[test]
+fn another_header_is_fatal_beside_a_missing_device_too() {
+    let boot = Boot::new();
+    boot.enroll();
+    null_cipher(&boot);
+    let [image, root, data] = [boot.image.path(), Path::new("root"), Path::new("data")];
+    let missing = Path::new("/dev/no-such-device");
+    for volumes in [[image, root, missing, data], [missing, data, image, root]] {
+        boot.reset();
+        boot.vmseal_boot("unlock", &volumes).code(17).says("cipher_null-ecb");
+        assert!(boot.is_latched());
+    }
+}
+
+/// Stock tools may open what vmseal cannot read: a header that cannot be compared is fatal.
+#[test]
+fn a_header_that_cannot_be_compared_is_fatal_and_latched() {
+    let boot = Boot::new();
+    boot.enroll();
+    let good = boot.image.snapshot();
+    let edits: [fn(&Boot); 3] = [
+        |boot| {
+            boot.image.edit_metadata(|json| {
+                json["keyslots"]["0"]["area"]["size"] = "9223372036854775807".into();
+            });
+        },
+        |boot| {
+            boot.image.damage(4096, &[0xff; 64]);
+            boot.image.damage(0x4000 + 4096, &[0xff; 64]);
+        },
+        |boot| {
+            boot.image.damage(0, &[0; 8]);
+            boot.image.damage(0x4000, &[0; 8]);
+        },
+    ];
+    for edit in edits {
+        boot.image.restore(&good);
+        boot.reset();
+        edit(&boot);
+        boot.unlock().code(17).says("not the pinned volume");
+        assert!(boot.is_latched());
+    }
 }
 
 #[test]
