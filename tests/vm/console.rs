@@ -1,0 +1,125 @@
+//! The serial console of a running guest.
+
+use std::io::Read;
+use std::process::Child;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use crate::guest::Guest;
+
+/// Nothing good comes after these. The shell's name alone also stands in event logs.
+const DEAD: [&str; 4] = [
+    "\"EFI Internal Shell\" from",
+    "Kernel panic",
+    "KVM internal error",
+    "BdsDxe: failed to start",
+];
+
+/// A running guest, seen through its serial console. Dropped, it loses power.
+pub struct Console<'guest> {
+    qemu: Child,
+    swtpm: Child,
+    received: Receiver<String>,
+    deadline: Instant,
+    /// All that was printed, without carriage returns.
+    text: String,
+    /// How much of it was awaited.
+    passed: usize,
+    /// Its files must stay while it runs.
+    _guest: &'guest Guest,
+}
+
+impl<'guest> Console<'guest> {
+    /// Watches a QEMU whose standard output is the serial port, for at most `limit`.
+    pub fn watch(_guest: &'guest Guest, mut qemu: Child, swtpm: Child, limit: Duration) -> Self {
+        let (sender, received) = channel();
+        let streams: [Box<dyn Read + Send>; 2] =
+            [Box::new(qemu.stdout.take().unwrap()), Box::new(qemu.stderr.take().unwrap())];
+        for mut stream in streams {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut bytes) {
+                    let text = String::from_utf8_lossy(&bytes[..count]).replace('\r', "");
+                    if sender.send(text).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        let deadline = Instant::now() + limit;
+        Self { qemu, swtpm, received, deadline, text: String::new(), passed: 0, _guest }
+    }
+
+    /// Waits for `wanted`, which may be a prompt without a line end, and returns what was printed
+    /// since the last time, up to it.
+    ///
+    /// # Errors
+    /// Why it cannot come any more.
+    pub fn find(&mut self, wanted: &str) -> Result<String, String> {
+        loop {
+            let fresh = &self.text[self.passed..];
+            if let Some(at) = fresh.find(wanted) {
+                let before = fresh[..at].to_owned();
+                self.passed += at + wanted.len();
+                return Ok(before);
+            }
+            if let Some(dead) = DEAD.iter().find(|dead| fresh.contains(*dead)) {
+                return Err(format!("{dead:?} instead of {wanted:?}"));
+            }
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            match self.received.recv_timeout(left) {
+                Ok(text) => self.text.push_str(&text),
+                Err(RecvTimeoutError::Timeout) => return Err(format!("{wanted:?} did not come")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(format!("the guest ended before {wanted:?}"));
+                }
+            }
+        }
+    }
+
+    /// [`Console::find`], ending the test with all that the guest printed when it does not come.
+    #[track_caller]
+    pub fn await_text(&mut self, wanted: &str) -> String {
+        self.find(wanted).unwrap_or_else(|problem| panic!("{problem}. Console:\n{}", self.text))
+    }
+
+    /// Waits for the next command of the script to end with this exit code, and returns its output.
+    #[track_caller]
+    pub fn exits(&mut self, expected: i32) -> String {
+        self.await_text("rig: run\n");
+        let output = self.await_text("rig: exit ");
+        let code = self.await_text("\n");
+        assert_eq!(code, expected.to_string(), "exit code. Console:\n{}", self.text);
+        output
+    }
+
+    /// As [`Console::exits`], and the output holds `sentence`.
+    #[track_caller]
+    pub fn exits_saying(&mut self, expected: i32, sentence: &str) {
+        let output = self.exits(expected);
+        assert!(output.contains(sentence), "{sentence:?}. Console:\n{}", self.text);
+    }
+
+    /// Waits for the guest to switch itself off.
+    #[track_caller]
+    pub fn await_off(mut self) {
+        self.await_text("rig: off");
+        while self.received.recv_timeout(Duration::from_secs(30)).is_ok() {}
+        self.qemu.wait().unwrap();
+    }
+}
+
+impl Drop for Console<'_> {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+        // It ends when QEMU hangs up, unless QEMU never called; the next boot needs its state.
+        let limit = Instant::now() + Duration::from_secs(5);
+        while matches!(self.swtpm.try_wait(), Ok(None)) && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = self.swtpm.kill();
+        let _ = self.swtpm.wait();
+    }
+}

@@ -1,0 +1,205 @@
+//! One guest machine: its TPM, firmware variables and disks, which stay from boot to boot.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use testkit::run::run_with_input;
+use testkit::{Image, tool};
+
+use crate::console::Console;
+use crate::rig;
+
+/// Boots took 12 to 25 seconds under emulation on two busy cores.
+const LIMIT: Duration = Duration::from_secs(240);
+const PINS: &str = "etc/vmseal/pins.json";
+
+/// What happens in one boot. None of it is measured, except which boot disk is used.
+#[derive(Clone)]
+pub struct Boot {
+    disk: &'static str,
+    script: String,
+    files: Vec<(String, Vec<u8>)>,
+}
+
+impl Boot {
+    /// A boot of the approved disk in which nothing happens yet.
+    pub fn new() -> Self {
+        Self { disk: "approved", script: String::new(), files: vec![] }
+    }
+
+    /// Boots another disk of `tests/vm/assemble`.
+    pub fn disk(self, disk: &'static str) -> Self {
+        Self { disk, ..self }
+    }
+
+    /// Runs a shell command; [`Console::exits`] tells how it ended.
+    pub fn run(mut self, command: &str) -> Self {
+        self.script += &format!("echo 'rig: run'\n{{ {command}\n}}\necho \"rig: exit $?\"\n");
+        self
+    }
+
+    /// Puts a file into the guest, at a path from the root without its slash.
+    pub fn file(mut self, path: &str, bytes: Vec<u8>) -> Self {
+        self.files.push((path.to_owned(), bytes));
+        self
+    }
+
+    /// The tar that the guest's init unpacks.
+    fn write(&self, folder: &Path, tar: &Path) {
+        let tree = TempDir::new_in(folder).unwrap();
+        fs::write(tree.path().join("scenario"), &self.script).unwrap();
+        for (path, bytes) in &self.files {
+            let path = tree.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        tool("tar", &["-cf", text(tar), "-C", text(tree.path()), "."]);
+    }
+}
+
+/// A guest machine. Its files go with it.
+pub struct Guest {
+    folder: TempDir,
+}
+
+impl Guest {
+    /// A new machine: a TPM with the sha256 bank, a LUKS2 disk.
+    pub fn new() -> Self {
+        let folder = TempDir::with_prefix("vmseal-guest-").unwrap();
+        let tpm = folder.path().join("tpm");
+        fs::create_dir(&tpm).unwrap();
+        tool("swtpm_setup", &["--tpm2", "--tpmstate", text(&tpm), "--pcr-banks", "sha256"]);
+        fs::copy(rig::parts().join("vars.fd"), folder.path().join("vars.fd")).unwrap();
+        let volume = Image::create(folder.path());
+        fs::rename(volume.path(), folder.path().join("volume.img")).unwrap();
+        Self { folder }
+    }
+
+    /// The machine, switched off, as an archive of its parts.
+    pub fn pack(&self) -> Vec<u8> {
+        let mut tar = Command::new("tar");
+        tar.args(["-cSf", "-", "-C", text(self.folder.path())]);
+        tar.args(["tpm", "vars.fd", "volume.img", "pins.json"]);
+        let output = tar.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    /// A machine that was packed.
+    pub fn unpack(archive: &[u8]) -> Self {
+        let folder = TempDir::with_prefix("vmseal-guest-").unwrap();
+        let mut tar = Command::new("tar");
+        run_with_input(tar.args(["-xf", "-", "-C", text(folder.path())]), archive).ok();
+        Self { folder }
+    }
+
+    /// The LUKS2 disk that the guest knows as `/dev/volume`.
+    pub fn volume(&self) -> PathBuf {
+        self.file("volume.img")
+    }
+
+    /// Keeps the pins file for later boots.
+    pub fn keep_pins(&self, pins: &[u8]) {
+        fs::write(self.file("pins.json"), pins).unwrap();
+    }
+
+    /// Switches the machine on.
+    pub fn boot(&self, boot: Boot) -> Console<'_> {
+        self.boot_with(rig::accelerator(), LIMIT, boot)
+    }
+
+    /// As [`Guest::boot`], with QEMU's options for the processor and a limit of time.
+    pub fn boot_with(&self, accelerator: &[&str], limit: Duration, mut boot: Boot) -> Console<'_> {
+        // In a real boot the pins are part of the initramfs, and measured with it. Here they come
+        // by the unmeasured disk: they are written after the initramfs was built.
+        if let Ok(pins) = fs::read(self.file("pins.json")) {
+            boot = boot.file(PINS, pins);
+        }
+        boot.write(self.folder.path(), &self.file("input.tar"));
+        File::create(self.file("output.tar")).unwrap().set_len(8 << 20).unwrap();
+        let (swtpm, socket) = self.start_tpm();
+
+        // No QEMU may outlive a test that was killed.
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args(accelerator).args([
+            "-machine",
+            "q35,smm=off,hpet=off,vmport=off",
+            "-m",
+            "512",
+            "-nodefaults",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-vga",
+            "none",
+            "-nic",
+            "none",
+            "-monitor",
+            "none",
+            "-serial",
+            "stdio",
+            "-device",
+            "virtio-rng-pci",
+            "-tpmdev",
+            "emulator,id=tpm,chardev=tpm",
+            "-device",
+            "tpm-crb,tpmdev=tpm",
+        ]);
+        qemu.arg("-chardev").arg(format!("socket,id=tpm,path={}", text(&socket)));
+        let flash =
+            |file: &Path, more: &str| format!("if=pflash,format=raw,file={}{more}", text(file));
+        qemu.arg("-drive").arg(flash(&rig::parts().join("code.fd"), ",readonly=on"));
+        qemu.arg("-drive").arg(flash(&self.file("vars.fd"), ""));
+        for (serial, file, more) in [
+            ("esp", rig::parts().join(format!("{}.esp", boot.disk)), ",readonly=on"),
+            ("volume", self.volume(), ""),
+            ("input", self.file("input.tar"), ",readonly=on"),
+            ("output", self.file("output.tar"), ""),
+        ] {
+            let file = text(&file);
+            qemu.arg("-drive").arg(format!("if=none,format=raw,id={serial},file={file}{more}"));
+            let order = if serial == "esp" { ",bootindex=0" } else { "" };
+            qemu.arg("-device")
+                .arg(format!("virtio-blk-pci,drive={serial},serial={serial}{order}"));
+        }
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Console::watch(self, qemu.spawn().unwrap(), swtpm, limit)
+    }
+
+    /// A file that the last boot put into its folder /out.
+    pub fn output(&self, name: &str) -> Vec<u8> {
+        let mut tar = Command::new("tar");
+        tar.arg("-xOf").arg(self.file("output.tar")).arg(format!("./{name}"));
+        let output = tar.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The machine's TPM, powered by whoever connects to the socket until they hang up.
+    fn start_tpm(&self) -> (std::process::Child, PathBuf) {
+        let socket = self.file("tpm.sock");
+        let _ = fs::remove_file(&socket);
+        let mut swtpm = Command::new("setpriv");
+        swtpm.args(["--pdeathsig", "KILL", "swtpm", "socket", "--tpm2", "--terminate"]);
+        swtpm.arg("--tpmstate").arg(format!("dir={}", text(&self.file("tpm"))));
+        swtpm.arg("--ctrl").arg(format!("type=unixio,path={}", text(&socket)));
+        let child = swtpm.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let start = Instant::now();
+        while !socket.exists() {
+            assert!(start.elapsed() < Duration::from_secs(20), "{swtpm:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        (child, socket)
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
