@@ -1,6 +1,8 @@
 //! What one unlock asks of the TPM, counted on the wire.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+// The counts are what the test shows.
+#![allow(clippy::print_stdout)]
 
 use testkit::machine::OTHER_KERNEL;
 use testkit::proxy::Mode;

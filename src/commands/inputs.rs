@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use vmseal::Error;
 use vmseal::boot::BootLogs;
-use vmseal::tpm::{Tcti, Tpm};
+use vmseal::tpm::{Connecting, Tcti, Tpm};
 
 use crate::cli::Global;
 
@@ -19,7 +19,15 @@ const USERSPACE_LOG: &str = "/run/log/systemd/tpm2-measure.log";
 /// # Errors
 /// [`Error::Tpm`].
 pub fn tpm(global: &Global) -> Result<Tpm, Error> {
-    Ok(Tpm::connect(&tcti(global)?, Duration::from_secs(global.timeout))?)
+    Ok(begin_tpm(global)?.connected()?)
+}
+
+/// Begins to connect to the TPM that `--tcti` names.
+///
+/// # Errors
+/// [`Error::Tpm`].
+pub fn begin_tpm(global: &Global) -> Result<Connecting, Error> {
+    Ok(Tpm::begin(&tcti(global)?, Duration::from_secs(global.timeout))?)
 }
 
 /// Parses `--tcti`.

@@ -11,6 +11,8 @@ use crate::cli::{Global, Unlock};
 
 /// Opens, or tests.
 pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
+    // The TPM answers while the header is read; what is wrong with the volume is said first.
+    let connecting = inputs::begin_tpm(global);
     let mut header = HeaderCopy::read(&args.volume.device, args.volume.header.as_deref())
         .map_err(Error::from)?;
     let pins = Pins::read(&global.pins).map_err(Error::from)?;
@@ -21,7 +23,8 @@ pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
         pin.check_header(header.metadata()).map_err(Error::from)?;
     }
     let Some(name) = &args.name else {
-        let released = boot::release(&inputs::tpm(global)?, &mut header, pin.as_ref(), log)?;
+        let tpm = connecting?.connected().map_err(Error::from)?;
+        let released = boot::release(&tpm, &mut header, pin.as_ref(), log)?;
         if pin.is_none() {
             talk.remark(format_args!(
                 "volume {uuid} has no pin in {}: at boot it would be refused",
@@ -44,7 +47,7 @@ pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
         return Ok(());
     };
     let pin = pin.ok_or_else(|| Error::NoPin { uuid, pins: global.pins.clone() })?;
-    let tpm = inputs::tpm(global)?;
+    let tpm = connecting?.connected().map_err(Error::from)?;
     let released = boot::release(&tpm, &mut header, Some(&pin), log)?;
     boot::open_and_latch(&tpm, &mut [Opening { header: &mut header, name, released: &released }])?;
     if talk.json {

@@ -30,11 +30,29 @@ pub struct Tpm {
     jobs: Option<Sender<Job>>,
     worker: Option<JoinHandle<()>>,
     timeout: Duration,
-    /// Whether a timeout has passed: the worker is then given up, not waited for.
+    /// Whether the worker is given up, not waited for: since a timeout, or before the connection.
     stuck: std::cell::Cell<bool>,
     /// Lets a test see what an unencrypted session would show on the wire.
     #[cfg(test)]
     clear_sessions: bool,
+}
+
+/// A TPM that is being connected to.
+pub struct Connecting {
+    tpm: Tpm,
+    connection: Receiver<Result<(), TpmError>>,
+}
+
+impl Connecting {
+    /// The connection.
+    ///
+    /// # Errors
+    /// [`TpmError::Absent`] or [`TpmError::Timeout`].
+    pub fn connected(self) -> Result<Tpm, TpmError> {
+        self.tpm.wait(&self.connection)??;
+        self.tpm.stuck.set(false);
+        Ok(self.tpm)
+    }
 }
 
 impl Tpm {
@@ -44,6 +62,14 @@ impl Tpm {
     /// # Errors
     /// [`TpmError::Absent`], [`TpmError::NotPermitted`] or [`TpmError::Timeout`].
     pub fn connect(tcti: &Tcti, timeout: Duration) -> Result<Self, TpmError> {
+        Self::begin(tcti, timeout)?.connected()
+    }
+
+    /// Begins to connect, and leaves the caller free to read a header in the meantime.
+    ///
+    /// # Errors
+    /// [`TpmError::Absent`], [`TpmError::NotPermitted`] for a device that cannot be opened.
+    pub fn begin(tcti: &Tcti, timeout: Duration) -> Result<Connecting, TpmError> {
         let conf = tcti.to_conf()?;
         let (jobs, queue) = channel::<Job>();
         let (connected, connection) = channel();
@@ -66,12 +92,12 @@ impl Tpm {
             jobs: Some(jobs),
             worker: Some(worker),
             timeout,
-            stuck: std::cell::Cell::new(false),
+            // Until it is connected, nothing of ours is in the TPM and nobody waits for the worker.
+            stuck: std::cell::Cell::new(true),
             #[cfg(test)]
             clear_sessions: false,
         };
-        tpm.wait(&connection)??;
-        Ok(tpm)
+        Ok(Connecting { tpm, connection })
     }
 
     /// Runs `job` on the worker, which owns the connection.

@@ -12,7 +12,7 @@ use vmseal::Error;
 use vmseal::boot::{self, BootLogs, Opening};
 use vmseal::exit::Exit;
 use vmseal::luks::{HeaderCopy, LuksError, Pin, Pins};
-use vmseal::tpm::Tpm;
+use vmseal::tpm::{Connecting, Tpm};
 
 /// Where the kernel shows the firmware's event log, once securityfs is mounted.
 const FIRMWARE_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
@@ -60,6 +60,8 @@ fn latch(args: &Args) -> Exit {
 /// with or without a TPM, and whatever becomes of the others. Only where a device is missing, and
 /// nothing worse is known, nothing is done: the caller comes again when it has appeared.
 fn unlock(args: &Args, volumes: &[(PathBuf, String)]) -> Exit {
+    // Connecting says nothing to the TPM yet; it is ready when the headers have been compared.
+    let connecting = Tpm::begin(&args.tcti, args.timeout);
     let mut failures = Failures::default();
     let mut missing = false;
     let mut checked = Vec::new();
@@ -75,7 +77,7 @@ fn unlock(args: &Args, volumes: &[(PathBuf, String)]) -> Exit {
     if missing && failures.exit() != Exit::NotPinned {
         return failures.exit();
     }
-    let tpm = match Tpm::connect(&args.tcti, args.timeout) {
+    let tpm = match connecting.and_then(Connecting::connected) {
         Ok(tpm) => tpm,
         Err(error) => {
             failures.add(Path::new("TPM"), error.into());

@@ -1,7 +1,7 @@
 //! The boot step on a real TPM and a real image: exit codes, and the latch in every outcome. Opening
 //! a volume needs device-mapper and is tested in guests.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::path::Path;
 use std::process::Command;
