@@ -4,6 +4,8 @@
 // The counts are what the test shows.
 #![allow(clippy::print_stdout)]
 
+use std::io::Write;
+
 use testkit::machine::OTHER_KERNEL;
 use testkit::proxy::Mode;
 use testkit::{Image, Machine, Proxy, Systemd, run};
@@ -18,6 +20,11 @@ fn unlock(machine: &Machine, tcti: &str) -> testkit::Ran {
     run(machine.vmseal_with(tcti, machine.log(), &["unlock", "--test"]).arg(machine.image.path()))
 }
 
+/// Shows counts in every run: unlike `println!`, this is not captured.
+fn show(counts: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "TPM commands of {counts}");
+}
+
 #[test]
 fn an_unlock_stays_within_its_budget_of_commands() {
     let machine = Machine::booted(VMSEAL);
@@ -25,7 +32,7 @@ fn an_unlock_stays_within_its_budget_of_commands() {
     let proxy = Proxy::before(&machine.tpm);
     unlock(&machine, &proxy.tcti()).ok();
     let counts = proxy.counts();
-    println!("TPM commands of one unlock: {counts:?} and PCR_Extend for the latch");
+    show(format_args!("one unlock: {counts:?} and PCR_Extend for the latch"));
     assert_eq!(counts.get("Unseal"), Some(&1), "{counts:?}");
     let total = proxy.commands().len() + LATCH;
     assert!(total <= BUDGET, "{total} commands: {:?}", proxy.commands());
@@ -38,7 +45,7 @@ fn an_unlock_of_the_hosts_systemd_token_stays_near_it() {
     Systemd::Host.enroll(&machine.tpm, &machine.image, &["--tpm2-pcrs=7"]).ok();
     let proxy = Proxy::before(&machine.tpm);
     unlock(&machine, &proxy.tcti()).ok();
-    println!("TPM commands under a legacy primary: {:?}", proxy.counts());
+    show(format_args!("one unlock under a legacy primary: {:?}", proxy.counts()));
     // systemd 252 itself needs 12.
     assert!(proxy.commands().len() + LATCH <= 12, "{:?}", proxy.commands());
 }
