@@ -365,6 +365,17 @@ fn not_luks2() {
 }
 
 #[test]
+fn a_bad_volume_is_refused_at_once_though_the_tpm_never_answers() {
+    let machine = Machine::booted(VMSEAL);
+    let proxy = Proxy::with_mode(&machine.tpm, Mode::Silent);
+    let zeros = machine.file("zeros.img");
+    fs::File::create(&zeros).unwrap().set_len(1 << 20).unwrap();
+    let mut command = machine.vmseal_with(&proxy.tcti(), machine.log(), &["unlock", "--test"]);
+    let ran = run(command.args(["--timeout", "20"]).arg(zeros)).refused(3);
+    assert!(ran.took < Duration::from_secs(5), "{:?}", ran.took);
+}
+
+#[test]
 fn not_root() {
     let machine = enrolled();
     // The folder and the program are reachable, the disk is not.

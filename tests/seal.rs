@@ -201,6 +201,64 @@ fn json_output_is_one_object() {
 }
 
 #[test]
+fn json_output_has_the_documented_members() {
+    let machine = Machine::booted(VMSEAL);
+    let enrolled = machine.enroll(&["--json", "--recovery-key"]).ok().json();
+    assert_eq!(enrolled["keyslot"], 1);
+    assert_eq!(enrolled["proven"], true);
+    assert_eq!(enrolled["plan"]["bank"], "sha256");
+    assert_eq!(enrolled["plan"]["pcrs"]["15"], "0".repeat(64));
+    assert!(machine.image.opens_with(enrolled["recovery_key"].as_str().unwrap()));
+    let unlocked = machine.unlock(&["--json"]).ok().json();
+    assert_eq!((&unlocked["opens"], &unlocked["pinned"]), (&true.into(), &true.into()));
+    assert_eq!(unlocked["keyslot"], enrolled["keyslot"]);
+    assert_eq!(unlocked["token"], enrolled["token"]);
+    let status = machine.status(&["--json"]).ok().json();
+    assert_eq!(status["seal_point"], "event log");
+    let volume = &status["volumes"][0];
+    assert_eq!(volume["uuid"], UUID);
+    assert_eq!((&volume["pinned"], &volume["recovery_key"]), (&"yes".into(), &true.into()));
+    assert_eq!(volume["tokens"][0]["verdict"], "fits");
+    let words: Vec<_> =
+        volume["keyslots"].as_array().unwrap().iter().map(|slot| slot["use"].clone()).collect();
+    assert_eq!(words, ["passphrase", "TPM", "recovery key"]);
+    let revoked = machine.revoke(&["--json", "--tpm"]).ok().json();
+    assert_eq!(revoked["keyslots"], serde_json::json!([1]));
+}
+
+#[test]
+fn status_tells_of_another_boot_what_differs() {
+    let mut machine = Machine::booted(VMSEAL);
+    machine.enroll(&[]).ok();
+    machine.boot(OTHER_KERNEL);
+    let status = machine.status(&["--json"]).ok().json();
+    let token = &status["volumes"][0]["tokens"][0];
+    assert_eq!(token["verdict"], "differs");
+    assert_eq!(token["pcrs"], serde_json::json!([4, 11]));
+    // A latched boot is judged by what it was at its seal point.
+    machine.boot(BASE);
+    machine.tpm.extend(15, 1);
+    let status = machine.status(&["--json"]).ok().json();
+    assert_eq!(status["volumes"][0]["tokens"][0]["verdict"], "fits");
+}
+
+#[test]
+fn a_slow_typist_does_not_use_up_the_patience_with_the_tpm() {
+    let machine = Machine::booted(VMSEAL);
+    let fifo = machine.file("fifo");
+    tool("mkfifo", &[fifo.to_str().unwrap()]);
+    let typed = fifo.clone();
+    let typist = std::thread::spawn(move || {
+        let mut line = std::fs::File::options().write(true).open(typed).unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        std::io::Write::write_all(&mut line, PASSPHRASE.as_bytes()).unwrap();
+    });
+    let mut enroll = machine.vmseal(&["enroll", "--timeout", "2"]);
+    run(enroll.arg("--unlock-key-file").arg(fifo).arg(machine.image.path())).ok();
+    typist.join().unwrap();
+}
+
+#[test]
 fn the_pin_is_written_at_enrolment_and_compared_at_unlock() {
     let machine = Machine::booted(VMSEAL);
     machine.enroll(&[]).ok();
