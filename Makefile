@@ -20,7 +20,7 @@ demo: build deps-test ## enroll, open, and be refused, on a scratch TPM
 	$(CARGO) build --locked --release --package testkit --bin virtual-boot
 	PATH="$(abspath $(RELEASE)):$$PATH" demo/run
 
-test: build deps-vm trixie ## every test, mini guests included
+test: demo deps-vm trixie ## the demo, then every test, mini guests included
 	$(CARGO) test --locked --workspace
 
 vm-test: build deps-vm trixie ## whole measured boots of mini guests only

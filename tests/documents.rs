@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use vmseal::exit::Exit;
@@ -16,7 +17,7 @@ fn help(of: &[&str]) -> String {
 }
 
 fn document(path: &str) -> String {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     // In roff a hyphen that is meant as one is written `\-`.
     fs::read_to_string(path).unwrap().replace("\\-", "-")
 }
@@ -80,6 +81,33 @@ fn every_exit_code_is_documented() {
         assert!(document("README.md").contains(&format!("\n| {exit} |")), "README: {exit}");
         assert!(document("man/vmseal.8").contains(&format!("\n.B {exit}\n")), "manual: {exit}");
     }
+}
+
+/// Runs each command of the documents on a device that does not exist: whatever becomes of it, its
+/// arguments are understood.
+#[test]
+fn every_command_line_of_the_documents_is_understood() {
+    let mut commands = 0;
+    for name in ["README.md", "docs/formats.md", "docs/threat-model.md"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+        let shell = text.split("```").filter_map(|block| block.strip_prefix("sh\n"));
+        for line in shell.flat_map(str::lines) {
+            let line = line.split(['#', '|']).next().unwrap_or_default().trim();
+            let Some(words) = line.trim_start_matches("sudo ").strip_prefix("vmseal ") else {
+                continue;
+            };
+            let words = words.split_whitespace().map(|word| word.replace("/dev/vda3", "/no/disk"));
+            let output = Command::new(env!("CARGO_BIN_EXE_vmseal"))
+                .args(words)
+                .args(["--tcti", "device:/no/tpm"])
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_ne!(output.status.code(), Some(2), "{name}: {line}: {said}");
+            commands += 1;
+        }
+    }
+    assert!(commands > 5, "{commands} commands");
 }
 
 #[test]
