@@ -88,6 +88,18 @@ impl Record {
         json.get("type").and_then(Value::as_str) == Some(TYPE)
     }
 
+    /// The record among a header's tokens, by token id: the first that can be read, else why the
+    /// first cannot.
+    pub fn find(tokens: &BTreeMap<u32, Value>) -> Option<(u32, Result<Self, TokenError>)> {
+        let mut records = tokens
+            .iter()
+            .filter(|(_, json)| Self::is_type_of(json))
+            .map(|(id, json)| (*id, Self::parse(json)))
+            .collect::<Vec<_>>();
+        let readable = records.iter().position(|(_, record)| record.is_ok());
+        (!records.is_empty()).then(|| records.swap_remove(readable.unwrap_or(0)))
+    }
+
     /// Reads a record.
     ///
     /// # Errors
@@ -259,4 +271,20 @@ fn unknown(json: &Map<String, Value>, known: &[&str]) -> Map<String, Value> {
         .filter(|(name, _)| !known.contains(&name.as_str()))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreadable_record_is_found_where_no_other_is() {
+        let malformed = json!({ "type": TYPE, "keyslots": [], "version": 1 });
+        let mut tokens = BTreeMap::from([(1, json!({ "type": "other" })), (2, malformed)]);
+        assert!(matches!(Record::find(&tokens), Some((2, Err(TokenError::Missing { .. })))));
+        tokens.insert(3, Record::default().to_json());
+        assert!(matches!(Record::find(&tokens), Some((3, Ok(_)))));
+        tokens.retain(|id, _| *id == 1);
+        assert!(Record::find(&tokens).is_none());
+    }
 }
