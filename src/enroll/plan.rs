@@ -93,8 +93,30 @@ pub fn plan_without_log(live: &PcrValues) -> Result<Plan, Error> {
 
 /// PCRs that nothing extended are no evidence; PCR 15 is not evidence in any case.
 fn require_evidence(values: &PcrValues) -> Result<(), Error> {
-    if values.iter().any(|(pcr, value)| pcr != PcrIndex::LATCH && !value.is_zero()) {
+    let extended = |(pcr, value): (PcrIndex, &Digest)| {
+        let reset = value.is_zero() || *value == pcr.reset_value(values.bank());
+        pcr != PcrIndex::LATCH && !reset
+    };
+    if values.iter().any(extended) {
         return Ok(());
     }
     Err(Error::EmptySeal { bank: values.bank() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registers_as_reset_leaves_them_are_no_evidence() {
+        for bank in PcrBank::ALL {
+            let mut values = PcrValues::new(bank);
+            for pcr in PcrIndex::all().filter(|pcr| !pcr.is_resettable()) {
+                values.set(pcr, pcr.reset_value(bank));
+            }
+            assert!(matches!(plan_without_log(&values), Err(Error::EmptySeal { .. })), "{bank}");
+            values.set(PcrIndex::all().next().expect("PCR 0"), Digest::ones(bank));
+            assert!(plan_without_log(&values).is_ok(), "{bank}");
+        }
+    }
 }
