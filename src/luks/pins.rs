@@ -5,11 +5,16 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::error::LuksError;
+use super::lock::MetadataLock;
 use super::pin::{Entry, Pin};
 
+/// How long another enrolment that writes its pin is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes that are read at most.
 const FILE_MAX: u64 = 1 << 20;
 
@@ -114,6 +119,25 @@ impl Pins {
         self.entries.keys().map(String::as_str)
     }
 
+    /// Changes the file as it is now: of several who do so at once, none loses another's change.
+    ///
+    /// # Errors
+    /// Those of [`Pins::read`] and [`Pins::write`].
+    pub fn update(path: &Path, change: impl FnOnce(&mut Self)) -> Result<(), PinsError> {
+        let failed = |kind| PinsError::Io { path: path.into(), kind };
+        let directory = directory_of(path);
+        fs::create_dir_all(directory).map_err(|error| failed(error.kind()))?;
+        // The directory, for the file itself is replaced.
+        let _lock = MetadataLock::acquire(directory, PATIENCE).map_err(|error| match error {
+            LuksError::Io { kind, .. } => failed(kind),
+            LuksError::NotPermitted { .. } => failed(ErrorKind::PermissionDenied),
+            _ => failed(ErrorKind::ResourceBusy),
+        })?;
+        let mut pins = Self::read(path)?;
+        change(&mut pins);
+        pins.write(path)
+    }
+
     /// Writes the file, readable by all, so that after a crash it is the old or the new one.
     ///
     /// # Errors
@@ -123,10 +147,7 @@ impl Pins {
     }
 
     fn replace(&self, path: &Path) -> io::Result<()> {
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let directory = directory_of(path);
         fs::create_dir_all(directory)?;
         let mut new = path.as_os_str().to_owned();
         new.push(format!(".{}.new", std::process::id()));
@@ -148,5 +169,36 @@ impl Pins {
         text.push('\n');
         file.write_all(text.as_bytes())?;
         file.sync_all()
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_at_the_same_time_are_all_kept() {
+        const THREADS: usize = 8;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("new/pins.json");
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let path = &path;
+                scope.spawn(move || {
+                    let add = |pins: &mut Pins| {
+                        pins.entries.insert(thread.to_string(), Value::Null);
+                    };
+                    Pins::update(path, add).expect("an update");
+                });
+            }
+        });
+        assert_eq!(Pins::read(&path).expect("the pins").uuids().count(), THREADS);
     }
 }
