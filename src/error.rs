@@ -122,7 +122,14 @@ pub enum Error {
     },
     /// No keyslot that opens without a TPM would be left.
     LastKeyslot {
-        /// The keyslot that was to go.
+        /// The keyslot that was to go; `None` where no keyslot opens without a TPM as it is.
+        keyslot: Option<u32>,
+    },
+    /// A systemd-tpm2 token names a keyslot that does not look like a sealed one.
+    NotSealed {
+        /// The token.
+        token: u32,
+        /// The keyslot.
         keyslot: u32,
     },
     /// There is nothing to revoke.
@@ -137,8 +144,18 @@ pub enum Error {
         /// What it said.
         cause: String,
     },
+    /// The recovery key could not be shown, and was taken back.
+    NotShown {
+        /// What writing it met.
+        cause: String,
+    },
     /// Eight boots are approved already.
     RecordFull,
+    /// The record was written by a later version.
+    RecordNewer {
+        /// Its token.
+        token: u32,
+    },
 }
 
 impl Error {
@@ -151,7 +168,8 @@ impl Error {
             | Self::KeyslotTooCostly { .. } => Exit::Keyslot,
             Self::Luks(LuksError::Library { .. } | LuksError::Io { .. })
             | Self::NoRandomness { .. }
-            | Self::StillOpen { .. } => Exit::Internal,
+            | Self::StillOpen { .. }
+            | Self::NotShown { .. } => Exit::Internal,
             Self::NotPinned(_) | Self::NoPin { .. } | Self::NotComparable { .. } => Exit::NotPinned,
             Self::NoToken { .. } => Exit::NoToken,
             Self::BadToken { .. } => Exit::BadToken,
@@ -167,9 +185,11 @@ impl Error {
             | Self::NotCovered { .. }
             | Self::EmptySeal { .. }
             | Self::LastKeyslot { .. }
+            | Self::NotSealed { .. }
             | Self::NothingToRevoke
             | Self::NoPassphrase { .. }
-            | Self::RecordFull => Exit::Refused,
+            | Self::RecordFull
+            | Self::RecordNewer { .. } => Exit::Refused,
         }
     }
 }
@@ -242,13 +262,28 @@ impl fmt::Display for Error {
             Self::EmptySeal { bank } => {
                 write!(f, "every chosen PCR of the {bank} bank is zero: that would bind nothing")
             }
-            Self::LastKeyslot { keyslot } => {
+            Self::LastKeyslot { keyslot: Some(keyslot) } => {
                 write!(f, "without keyslot {keyslot} no keyslot would open without a TPM")
+            }
+            Self::LastKeyslot { keyslot: None } => {
+                f.write_str("no keyslot is known to open without a TPM, so none may go")
+            }
+            Self::NotSealed { token, keyslot } => {
+                write!(
+                    f,
+                    "token {token} names keyslot {keyslot}, which is no sealed keyslot of its own"
+                )
             }
             Self::NothingToRevoke => f.write_str("there is nothing to revoke"),
             Self::NoPassphrase { cause } => write!(f, "no passphrase: {cause}"),
             Self::NoRandomness { cause } => write!(f, "no random bytes: {cause}"),
+            Self::NotShown { cause } => {
+                write!(f, "the recovery key was taken back, it could not be shown: {cause}")
+            }
             Self::RecordFull => f.write_str("eight boots are approved already"),
+            Self::RecordNewer { token } => {
+                write!(f, "the record in token {token} is of a later version of vmseal")
+            }
         }
     }
 }

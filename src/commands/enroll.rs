@@ -1,6 +1,6 @@
 //! `vmseal enroll`: seals a keyslot to this TPM and this boot.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
@@ -28,8 +28,11 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
         list => Chosen::Pcrs(parse_pcrs(list).map_err(Error::from)?),
     };
     let (device, header) = (&args.volume.device, args.volume.header.as_deref());
-    // Refuse what is no volume before asking for anything; the lock is taken once all is known.
-    HeaderCopy::read(device, header).map_err(Error::from)?;
+    // Refuse what is no volume, or not the pinned one, before asking for anything; the lock is taken
+    // once all is known.
+    let copy = HeaderCopy::read(device, header).map_err(Error::from)?;
+    enroll::check_pinned(&global.pins, copy.metadata(), None)?;
+    drop(copy);
     let tpm = inputs::tpm(global)?;
     let plan = plan(global, args, &chosen, &tpm)?;
     for component in &plan.uncovered {
@@ -60,10 +63,12 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     let enrolled = enroll::apply(&mut device, (opened, &key), &tpm, &plan, &global.pins, &extra)?;
     if args.recovery_key {
         enroll::add_recovery_key(&mut device, &key, |recovery, keyslot| {
-            report(talk, &plan, &enrolled, Some((recovery, keyslot)));
+            report(talk, &plan, &enrolled, Some((recovery, keyslot)))
+                .map_err(|error| Error::NotShown { cause: error.to_string() })
         })?;
     } else {
-        report(talk, &plan, &enrolled, None);
+        // The volume is sealed, whether or not somebody listens.
+        let _ = report(talk, &plan, &enrolled, None);
     }
     talk.detail(format_args!("pinned the volume in {}", global.pins.display()));
     Ok(())
@@ -109,7 +114,13 @@ fn plan_json(plan: &Plan) -> Value {
     })
 }
 
-fn report(talk: Talk, plan: &Plan, enrolled: &Enrolled, recovery: Option<(&RecoveryKey, u32)>) {
+/// Says what was done. Fails where a recovery key did not get through.
+fn report(
+    talk: Talk,
+    plan: &Plan,
+    enrolled: &Enrolled,
+    recovery: Option<(&RecoveryKey, u32)>,
+) -> io::Result<()> {
     if talk.json {
         let mut object = json!({
             "keyslot": enrolled.keyslot,
@@ -123,7 +134,7 @@ fn report(talk: Talk, plan: &Plan, enrolled: &Enrolled, recovery: Option<(&Recov
             object.insert("recovery_key".into(), key.expose().into());
             object.insert("recovery_keyslot".into(), keyslot.into());
         }
-        return talk.object(&object);
+        return terminal::deliver(format_args!("{object:#}"));
     }
     talk.prose(format_args!(
         "sealed keyslot {} to {} (token {})",
@@ -135,19 +146,20 @@ fn report(talk: Talk, plan: &Plan, enrolled: &Enrolled, recovery: Option<(&Recov
         talk.prose(format_args!("removed keyslot {keyslot}, sealed to the same boot before"));
     }
     for keyslot in &enrolled.kept {
-        talk.prose(format_args!("kept keyslot {keyslot}, sealed to another boot"));
+        talk.prose(format_args!("kept keyslot {keyslot}, sealed before"));
     }
     if !enrolled.proven {
         talk.remark("this boot is latched: whether it opens shows at the next boot");
     }
     if let Some((key, keyslot)) = recovery {
         // The key is data that was asked for: --quiet does not hide it.
-        talk.data(key.expose());
+        terminal::deliver(key.expose())?;
         show_qr(key);
         talk.remark(format_args!(
             "recovery key of keyslot {keyslot}: write it down now, it is not shown again"
         ));
     }
+    Ok(())
 }
 
 /// A QR code, for whoever sits at the terminal.

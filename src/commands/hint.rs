@@ -59,7 +59,7 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         }
         Error::Pins(_) => "repair or remove the pins file, then run: vmseal enroll DEVICE",
         Error::NotPinned(_) => {
-            "this is not the volume that was enrolled: do not type its passphrase; compare with a header backup"
+            "this is not the volume that was enrolled: do not type its passphrase; compare with a header backup. If you reencrypted it yourself, remove its entry from the pins file, then run: vmseal enroll DEVICE"
         }
         Error::NotComparable { .. } => "compare the device with a header backup",
         Error::StillOpen { .. } => "power the machine off: the TPM would release the key once more",
@@ -98,6 +98,15 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         }
         Error::LastKeyslot { .. } => {
             "first add another: vmseal enroll DEVICE --recovery-key, or cryptsetup luksAddKey DEVICE"
+        }
+        Error::NotSealed { .. } => {
+            "somebody edited the header: vmseal status DEVICE; remove the token alone with: cryptsetup token remove"
+        }
+        Error::NotShown { .. } => {
+            "the sealed keyslot stays; run vmseal enroll DEVICE --recovery-key where its output can be read"
+        }
+        Error::RecordNewer { .. } => {
+            "use the vmseal that wrote it, or give its record up with: cryptsetup token remove"
         }
         Error::NothingToRevoke => "vmseal status DEVICE lists keyslots and tokens",
         Error::NoPassphrase { .. } => "give the passphrase in a file: --unlock-key-file FILE",

@@ -274,6 +274,7 @@ fn word(kind: KeyslotUse) -> &'static str {
         KeyslotUse::Tpm => "TPM",
         KeyslotUse::OtherToken => "other token",
         KeyslotUse::Unfinished => "left by an enrolment that was cut short",
+        KeyslotUse::Unknown => "no token: perhaps a sealed keyslot whose token is gone",
         KeyslotUse::Unbound => "not a key of this volume",
     }
 }

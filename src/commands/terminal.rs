@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Read, Write, stderr, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::fs::FileType;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use vmseal::Error;
 use vmseal::secret::{KeyslotPassphrase, SecretBuffer};
@@ -61,6 +62,24 @@ impl Talk {
             self.remark(text);
         }
     }
+}
+
+/// Data that must not get lost: standard output, all the way.
+///
+/// # Errors
+/// Those of writing; and a standard output that goes nowhere. One that was closed counts as such:
+/// before `main` the runtime puts `/dev/null` in its place.
+pub fn deliver(text: impl std::fmt::Display) -> std::io::Result<()> {
+    let stat = rustix::fs::fstat(stdout())?;
+    let null = rustix::fs::stat("/dev/null")?;
+    if stat.st_rdev == null.st_rdev
+        && FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+    {
+        return Err(std::io::Error::other("standard output is closed or goes to /dev/null"));
+    }
+    let mut out = stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
 }
 
 /// An error and its remedy, one line each.

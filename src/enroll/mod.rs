@@ -4,10 +4,11 @@
 mod apply;
 mod keyslots;
 mod plan;
+mod record;
 mod recovery;
 mod revoke;
 
-pub use apply::{Enrolled, apply};
+pub use apply::{Enrolled, apply, check_pinned};
 pub use keyslots::KeyslotUse;
 pub use plan::{Chosen, Plan, plan, plan_without_log};
 pub use recovery::{add_recovery_key, recovery_token};

@@ -7,7 +7,8 @@ use crate::luks::Device;
 use crate::recovery::{RecoveryKey, TOKEN_TYPE};
 use crate::secret::VolumeKey;
 
-use super::apply::{current_record, first_free_keyslot, sweep, write_record};
+use super::keyslots::first_free_keyslot;
+use super::record::{announce, current_record, take_back, write_record};
 
 /// The token that marks a recovery keyslot.
 pub fn recovery_token(keyslot: u32) -> Value {
@@ -22,26 +23,39 @@ pub(super) const UNSEEN: &str = "vmseal-recovery-unseen";
 /// recovery key's only then.
 ///
 /// # Errors
-/// The header's. Before `show` has been called the keyslot is taken back.
+/// The header's, and those of `show`. A key that was not shown is taken back with its keyslot.
 pub fn add_recovery_key(
     device: &mut Device,
     key: &VolumeKey,
-    show: impl FnOnce(&RecoveryKey, u32),
+    show: impl FnOnce(&RecoveryKey, u32) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let recovery =
         RecoveryKey::random().map_err(|error| Error::NoRandomness { cause: error.to_string() })?;
-    let keyslot = first_free_keyslot(device);
-    let (id, mut record) = current_record(device);
-    record.pending = Some(keyslot);
+    let keyslot = first_free_keyslot(device.metadata());
+    let (id, mut record) = current_record(device.metadata())?;
+    record.pending = Some(announce(device.metadata(), key, keyslot));
     let id = write_record(device, id, &record)?;
-    if let Err(error) = device.add_keyslot(key, &recovery.to_keyslot_passphrase()) {
-        let _ = sweep(device);
-        return Err(error.into());
-    }
-    let marker = json!({ "type": UNSEEN, "keyslots": [keyslot.to_string()] });
-    let marker = device.add_token(&marker)?;
     record.pending = None;
-    write_record(device, Some(id), &record)?;
-    show(&recovery, keyslot);
+    let shown = make_unseen(device, key, &recovery, keyslot).and_then(|marker| {
+        // From here on the marker tells of the keyslot.
+        device.replace_token(id, &record.to_json())?;
+        show(&recovery, keyslot)?;
+        Ok(marker)
+    });
+    let marker = shown.inspect_err(|_| {
+        // Best effort: what stays is not counted as a way in.
+        let _ = take_back(device, keyslot, (id, &record));
+    })?;
     Ok(device.replace_token(marker, &recovery_token(keyslot))?)
+}
+
+/// Adds the keyslot and the token that says that nobody has seen its key.
+fn make_unseen(
+    device: &mut Device,
+    key: &VolumeKey,
+    recovery: &RecoveryKey,
+    keyslot: u32,
+) -> Result<u32, Error> {
+    device.add_keyslot(key, &recovery.to_keyslot_passphrase())?;
+    Ok(device.add_token(&json!({ "type": UNSEEN, "keyslots": [keyslot.to_string()] }))?)
 }

@@ -1,17 +1,19 @@
 //! Removing keyslots: the keyslot first, so that what was revoked stops opening at once.
 
+use serde_json::Value;
+
 use crate::error::Error;
-use crate::luks::Device;
+use crate::luks::{Device, LuksError, Metadata};
 use crate::token::{Record, SystemdTpm2};
 
-use super::keyslots::{names_keyslot, record, without_tpm};
+use super::keyslots::{is_sealed, named_keyslots, without_tpm};
 
 /// What to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// One keyslot and its tokens.
+    /// One keyslot, and the tokens that serve it alone.
     Keyslot(u32),
-    /// Every systemd-tpm2 token, its keyslot, and the record.
+    /// Every systemd-tpm2 token, the keyslot sealed with it, and the record.
     Tpm,
 }
 
@@ -28,55 +30,66 @@ pub struct Revoked {
 ///
 /// # Errors
 /// [`Error::LastKeyslot`] where no keyslot that opens without a TPM would be left;
+/// [`Error::NotSealed`] where a token names a keyslot that may open without the TPM after all;
 /// [`Error::NothingToRevoke`]; the header's own.
 pub fn revoke(device: &mut Device, target: Target) -> Result<Revoked, Error> {
     let metadata = device.metadata();
-    let present = |number: u32| metadata.keyslots().iter().any(|slot| slot.id == number);
-    let tokens = metadata.tokens();
-    let keyslots: Vec<u32> = match target {
-        Target::Keyslot(keyslot) if present(keyslot) => vec![keyslot],
-        Target::Keyslot(keyslot) => {
-            return Err(crate::luks::LuksError::NoSuchKeyslot { keyslot }.into());
+    let keyslots = match target {
+        Target::Keyslot(keyslot) if metadata.keyslots().iter().any(|slot| slot.id == keyslot) => {
+            vec![keyslot]
         }
-        Target::Tpm => metadata
-            .keyslots()
-            .iter()
-            .map(|slot| slot.id)
-            .filter(|number| {
-                tokens
-                    .values()
-                    .any(|token| SystemdTpm2::is_type_of(token) && names_keyslot(token, *number))
-            })
-            .collect(),
+        Target::Keyslot(keyslot) => return Err(LuksError::NoSuchKeyslot { keyslot }.into()),
+        Target::Tpm => sealed_by_tpm(metadata)?,
     };
-    let doomed: Vec<u32> = tokens
-        .iter()
-        .filter(|(_, token)| match target {
-            Target::Keyslot(keyslot) => names_keyslot(token, keyslot),
-            Target::Tpm => SystemdTpm2::is_type_of(token) || Record::is_type_of(token),
-        })
-        .map(|(id, _)| *id)
-        .collect();
-    if keyslots.is_empty() && doomed.is_empty() {
+    let doomed = |token: &Value| match target {
+        // A token that serves other keyslots too stays; libcryptsetup takes this one out of it.
+        Target::Keyslot(keyslot) => named_keyslots(token) == [keyslot],
+        Target::Tpm => SystemdTpm2::is_type_of(token) || Record::is_type_of(token),
+    };
+    let tokens = metadata.tokens().into_iter().filter(|(_, token)| doomed(token));
+    let tokens: Vec<u32> = tokens.map(|(id, _)| id).collect();
+    if keyslots.is_empty() && tokens.is_empty() {
         return Err(Error::NothingToRevoke);
     }
-    if without_tpm(metadata).iter().all(|slot| keyslots.contains(slot)) {
-        let keyslot = keyslots.first().copied().unwrap_or_default();
-        return Err(Error::LastKeyslot { keyslot });
+    let ways_in = without_tpm(metadata);
+    if !keyslots.is_empty() && ways_in.iter().all(|slot| keyslots.contains(slot)) {
+        return Err(Error::LastKeyslot { keyslot: ways_in.first().copied() });
     }
     for keyslot in &keyslots {
         device.remove_keyslot(*keyslot)?;
     }
-    for token in &doomed {
+    for token in &tokens {
         device.remove_token(*token)?;
     }
     forget(device, &keyslots)?;
-    Ok(Revoked { keyslots, tokens: doomed })
+    Ok(Revoked { keyslots, tokens })
+}
+
+/// The keyslots that the TPM tokens name, if each is a sealed one.
+fn sealed_by_tpm(metadata: &Metadata) -> Result<Vec<u32>, Error> {
+    let mut keyslots = vec![];
+    for (token, json) in metadata.tokens() {
+        if !SystemdTpm2::is_type_of(&json) {
+            continue;
+        }
+        for keyslot in named_keyslots(&json) {
+            if !is_sealed(metadata, keyslot) {
+                return Err(Error::NotSealed { token, keyslot });
+            }
+            if !keyslots.contains(&keyslot) {
+                keyslots.push(keyslot);
+            }
+        }
+    }
+    keyslots.sort_unstable();
+    Ok(keyslots)
 }
 
 /// Takes the entries of removed keyslots out of the record.
 fn forget(device: &mut Device, keyslots: &[u32]) -> Result<(), Error> {
-    let Some((id, mut record)) = record(device.metadata()) else { return Ok(()) };
+    let Some((id, Ok(mut record))) = Record::find(&device.metadata().tokens()) else {
+        return Ok(());
+    };
     let before = record.entries.len();
     record.entries.retain(|entry| !keyslots.contains(&entry.keyslot));
     if record.entries.len() != before {

@@ -59,6 +59,8 @@ pub struct Keyslot {
 pub struct Pbkdf {
     /// `pbkdf2`, `argon2i` or `argon2id`.
     pub kind: String,
+    /// PBKDF2's hash, such as `sha512`; empty for Argon2.
+    pub hash: String,
     /// Iterations of PBKDF2, or the time cost of Argon2.
     pub iterations: u64,
 }
@@ -139,6 +141,7 @@ impl Metadata {
             area_size: number(json.get("area").and_then(|area| area.get("size"))),
             pbkdf: json.get("kdf").map(|kdf| Pbkdf {
                 kind: text(kdf.get("type")),
+                hash: text(kdf.get("hash")),
                 iterations: number(kdf.get("iterations").or_else(|| kdf.get("time"))),
             }),
             priority: match json.get("priority").and_then(Value::as_u64) {

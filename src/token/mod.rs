@@ -7,5 +7,5 @@ mod systemd_tpm2;
 
 pub use blob::SealedObject;
 pub use field::TokenError;
-pub use record::{BootEntry, EntryState, Record};
+pub use record::{BootEntry, EntryState, Pending, Record};
 pub use systemd_tpm2::{Kind, SystemdTpm2};

@@ -41,6 +41,16 @@ pub struct BootEntry {
     other: Map<String, Value>,
 }
 
+/// A keyslot that an enrolment has begun and may have left without its token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// Its number.
+    pub keyslot: u32,
+    /// What ties the announcement to the volume key and to the header that it was written to;
+    /// empty where that is not told, and then it is not believed.
+    pub mac: String,
+}
+
 /// The `vmseal-record` token.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Record {
@@ -48,8 +58,8 @@ pub struct Record {
     pub generation: u64,
     /// The approved boots, oldest first.
     pub entries: Vec<BootEntry>,
-    /// A keyslot that an enrolment has begun and may have left without its token.
-    pub pending: Option<u32>,
+    /// The keyslot of an enrolment that is under way, or was cut short.
+    pub pending: Option<Pending>,
     other: Map<String, Value>,
 }
 
@@ -86,6 +96,12 @@ impl Record {
     /// Whether a token's JSON is a record, well-formed or not.
     pub fn is_type_of(json: &Value) -> bool {
         json.get("type").and_then(Value::as_str) == Some(TYPE)
+    }
+
+    /// Whether a token's JSON is a record of a later version, which vmseal must not rewrite.
+    pub fn is_newer(json: &Value) -> bool {
+        let version = json.get("version").and_then(Value::as_u64);
+        Self::is_type_of(json) && version.is_some_and(|version| version > VERSION)
     }
 
     /// The record among a header's tokens, by token id: the first that can be read, else why the
@@ -132,7 +148,10 @@ impl Record {
             entries: entries.iter().map(BootEntry::parse).collect::<Result<_, _>>()?,
             pending: match json.get("pending") {
                 None => None,
-                Some(value) => Some(keyslot("pending", value.get("keyslot"))?),
+                Some(value) => Some(Pending {
+                    keyslot: keyslot("pending", value.get("keyslot"))?,
+                    mac: value.get("mac").and_then(Value::as_str).unwrap_or_default().to_owned(),
+                }),
             },
             other: unknown(
                 json,
@@ -169,8 +188,9 @@ impl Record {
         json.insert("version".into(), VERSION.into());
         json.insert("generation".into(), self.generation.into());
         json.insert("entries".into(), self.entries.iter().map(BootEntry::encode).collect());
-        if let Some(pending) = self.pending {
-            json.insert("pending".into(), json!({ "keyslot": pending.to_string() }));
+        if let Some(Pending { keyslot, mac }) = &self.pending {
+            let pending = json!({ "keyslot": keyslot.to_string(), "mac": mac });
+            json.insert("pending".into(), pending);
         }
         Value::Object(json)
     }
