@@ -135,6 +135,26 @@ fn enroll_where_one_token_opens_already() {
 }
 
 #[test]
+fn enroll_with_a_recovery_key() {
+    let machine = Machine::booted(VMSEAL);
+    machine.enroll(&[]).ok();
+    machine.revoke(&["--tpm"]).ok();
+    let before = machine.image.snapshot();
+    let mut command = enroll_command(&machine);
+    command.arg("--recovery-key");
+    kill_everywhere(&machine, &command, &before, None, |point| {
+        check_sound(&machine, point);
+        let ran = machine.enroll(&[]);
+        assert_eq!(ran.code, Some(0), "{point}: the next enrolment; {ran:#?}");
+        // A recovery keyslot stays where somebody may have seen its key, and then a token tells.
+        let kinds = ["systemd-tpm2", "systemd-recovery", "vmseal-recovery-unseen"];
+        let tokens = kinds.iter().map(|kind| machine.image.tokens(kind).len()).sum::<usize>();
+        assert_eq!(machine.image.keyslots().len(), 1 + tokens, "{point}: an orphan keyslot");
+        assert_eq!(machine.image.tokens("systemd-tpm2").len(), 1, "{point}");
+    });
+}
+
+#[test]
 fn revoke() {
     let machine = Machine::booted(VMSEAL);
     machine.enroll(&[]).ok();
