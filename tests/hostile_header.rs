@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use testkit::image::PASSPHRASE;
 use testkit::machine::{BASE, OTHER_CMDLINE, OTHER_KERNEL};
-use testkit::{Machine, Ran, run};
+use testkit::{Machine, Ran, Systemd, run};
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
 const SECOND: &str = "another passphrase";
@@ -362,5 +362,20 @@ fn what_a_failing_disk_left_is_taken_back() {
             }
         }
         assert!(failures > 5, "{failures} failures");
+    }
+}
+
+#[test]
+fn what_systemd_sealed_is_of_the_shape_that_is_revoked() {
+    for systemd in [Systemd::Host, Systemd::Trixie] {
+        let machine = Machine::booted(VMSEAL);
+        systemd.enroll(&machine.tpm, &machine.image, &["--tpm2-pcrs=7"]).ok();
+        machine.enroll(&[]).ok();
+        machine.revoke(&["--tpm"]).ok();
+        assert_eq!(machine.image.keyslots(), [0], "{systemd:?}");
+        // Without its token it is no way in.
+        systemd.enroll(&machine.tpm, &machine.image, &["--tpm2-pcrs=7"]).ok();
+        remove_tokens(&machine, "systemd-tpm2");
+        machine.revoke(&["--keyslot", "0"]).refused(3);
     }
 }
