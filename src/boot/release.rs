@@ -1,9 +1,5 @@
 //! From a header copy to the volume key: pin, tokens, choice, unseal.
 
-use std::collections::BTreeMap;
-
-use serde_json::Value;
-
 use crate::error::Error;
 use crate::luks::{HeaderCopy, LuksError, Metadata, Pin};
 use crate::measurement::{PcrBank, PcrIndex, PcrValues};
@@ -45,7 +41,8 @@ pub fn release(
         pin.check_header(header.metadata())?;
     }
     let tokens = header.metadata().tokens();
-    let record = record_of(&tokens);
+    // It only serves to explain.
+    let record = Record::find(&tokens).and_then(|(_, record)| record.ok());
     let selections = literal_selections(&tokens);
     let values = if selections.is_empty() { vec![] } else { tpm.read_pcrs(&selections)? };
     let judgements = judge(&tokens, record.as_ref(), |bank, pcr| lookup(&values, bank, pcr));
@@ -77,14 +74,6 @@ pub fn name_foreign(judgements: &mut [Judgement], tpm: &Tpm) {
             judgement.verdict = Verdict::Foreign { keyslot: token.keyslot };
         }
     }
-}
-
-/// The record among a header's tokens, if one can be read. It only serves to explain.
-fn record_of(tokens: &BTreeMap<u32, Value>) -> Option<Record> {
-    tokens
-        .values()
-        .filter(|json| Record::is_type_of(json))
-        .find_map(|json| Record::parse(json).ok())
 }
 
 fn lookup(

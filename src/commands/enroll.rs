@@ -167,7 +167,11 @@ fn show_qr(key: &RecoveryKey) {
     if !std::io::stdout().is_terminal() || !terminal::is_watched() {
         return;
     }
-    if let Ok(code) = QrCode::new(key.expose()) {
-        terminal::show(code.render::<Dense1x2>().build());
+    let Ok(code) = QrCode::new(key.expose()) else { return };
+    // White on black, whatever the terminal's colours: scanners want the dark modules dark.
+    let picture =
+        code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
+    for line in picture.lines() {
+        terminal::show(format_args!("\x1b[40;37;1m{line}\x1b[0m"));
     }
 }

@@ -141,10 +141,7 @@ fn report(
     let copy = HeaderCopy::read(device, header)?;
     let metadata = copy.metadata().clone();
     let tokens = metadata.tokens();
-    let record = tokens
-        .values()
-        .find(|json| Record::is_type_of(json))
-        .map(|json| Record::parse(json).map_err(|error| error.to_string()));
+    let record = Record::find(&tokens).map(|(_, record)| record.map_err(|error| error.to_string()));
     let known = record.as_ref().and_then(|record| record.as_ref().ok());
     let mut judgements = boot::judge(&tokens, known, |bank, pcr| pcrs.get(bank, pcr));
     if let Some(logs) = &pcrs.logs {

@@ -54,18 +54,21 @@ pub fn plan(
     allowed: &[Component],
     live: impl FnOnce(&PcrSelection) -> Result<PcrValues, Error>,
 ) -> Result<Plan, Error> {
+    if !logs.firmware.banks().contains(&bank) {
+        return Err(Error::LogLacksBank { bank });
+    }
     let coverage = Coverage::of(&logs.firmware);
     let pcrs = with_latch(match chosen {
         Chosen::Auto => coverage.recommended_pcrs(),
         Chosen::Pcrs(pcrs) => pcrs.clone(),
     });
-    let live = live(&PcrSelection::new(bank, pcrs.iter().copied()))?;
-    require_evidence(&live)?;
     let (uncovered, refused): (Vec<_>, Vec<_>) =
         coverage.uncovered(&pcrs).into_iter().partition(|part| allowed.contains(&part.component));
     if !refused.is_empty() {
         return Err(Error::NotCovered { components: refused });
     }
+    let live = live(&PcrSelection::new(bank, pcrs.iter().copied()))?;
+    require_evidence(&live)?;
     logs.verify(&live)?;
     let mut point = logs.seal_point(bank)?;
     point.events.retain(|pcr, _| pcrs.contains(pcr));

@@ -88,8 +88,8 @@ fn the_approved_boot_opens_the_volume_and_then_nothing_more() {
     console.exits_saying(0, CONTENT);
     is_latched(&mut console);
     console.exits(0);
-    console.exits_saying(12, "vmseal: PCR 15 is not zero: this boot is latched");
-    console.exits_saying(12, "vmseal: PCR 15 is not zero: this boot is latched");
+    console.exits_saying(12, "PCR 15 is not zero: this boot is latched");
+    console.exits_saying(12, "PCR 15 is not zero: this boot is latched");
     console.exits(1);
     console.exits(1);
     console.exits(0);
@@ -119,7 +119,7 @@ fn the_latch_alone_bars_the_tpm() {
     assert_ne!(once.trim(), ZERO);
     console.exits(0);
     assert_eq!(console.exits(0), once, "a second latch extends nothing");
-    console.exits_saying(12, "vmseal: PCR 15 is not zero: this boot is latched");
+    console.exits_saying(12, "PCR 15 is not zero: this boot is latched");
     console.exits(0);
 }
 
@@ -129,7 +129,9 @@ fn another_command_line_is_refused_by_name() {
     let guest = enrolled();
     let mut console = guest.boot(boot);
     let refusal = console.exits(12);
-    assert!(refusal.contains("vmseal: this boot is not the sealed one: PCR 4+11 differs"));
+    assert!(
+        refusal.contains("vmseal: /dev/volume: this boot is not the sealed one: PCR 4+11 differs")
+    );
     assert!(refusal.contains("PCR 11: section .cmdline is not what was sealed to"), "{refusal}");
     console.exits(0);
     is_latched(&mut console);
@@ -141,7 +143,7 @@ fn is_not_the_pinned_volume(edit: &str, cause: &str) {
     let guest = enrolled();
     named_edit(&guest.volume(), edit);
     let mut console = guest.boot(Boot::new().run(UNLOCK).run(NOT_OPENED).run(PCR_15));
-    console.exits_saying(17, &format!("vmseal: not the pinned volume: {cause}"));
+    console.exits_saying(17, &format!("vmseal: /dev/volume: not the pinned volume: {cause}"));
     console.exits(0);
     is_latched(&mut console);
 }
