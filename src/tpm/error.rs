@@ -97,6 +97,8 @@ pub(super) fn during(during: &'static str) -> impl Fn(tss_esapi::Error) -> TpmEr
         Some(Kind::Lockout) => TpmError::Lockout,
         Some(Kind::PolicyFail) => TpmError::PolicyFailed,
         Some(Kind::AuthFail | Kind::BadAuth) => TpmError::AuthRequired,
-        _ => TpmError::Response { during, message: error.to_string() },
+        Some(_) => TpmError::Response { during, message: error.to_string() },
+        // Codes of the transport below the TPM, which the library does not name.
+        None => TpmError::Response { during, message: "no usable answer came back".into() },
     }
 }

@@ -82,8 +82,8 @@ impl Tpm {
                         queue.into_iter().for_each(|job| job(&mut context));
                     }
                 }
-                Err(error) => {
-                    let cause = error.to_string();
+                Err(_) => {
+                    let cause = "nothing answers there as a TPM".to_owned();
                     let _ = connected.send(Err(TpmError::Absent { tcti: name, cause }));
                 }
             }
