@@ -262,14 +262,14 @@ fn a_full_json_area_is_noticed_before_anything_is_written() {
     for error in [
         refusal(device.add_keyslot(&key, &strong())),
         refusal(device.add_token(&long)),
-        refusal(device.require_space(1, &[])),
+        refusal(device.require_space(1, &[], None)),
         refusal(device.replace_token(0, &json!({ "type": "t", "x": "x".repeat(16_000) }))),
     ] {
         assert!(matches!(error, LuksError::JsonAreaFull { .. }), "{error:?}");
     }
     assert_eq!(image.snapshot(), before);
     let short = json!({ "type": "t", "keyslots": [] });
-    device.require_space(0, std::slice::from_ref(&short)).unwrap();
+    device.require_space(0, std::slice::from_ref(&short), None).unwrap();
     device.add_token(&short).unwrap();
     device.replace_token(0, &short).unwrap();
 }
@@ -281,7 +281,7 @@ fn the_room_that_a_keyslot_is_promised_is_enough_and_not_wasteful() {
     let mut device = Device::open(image.path(), None).unwrap();
     let (_, key) = device.open_keyslot(None, &passphrase()).unwrap();
     fill(&mut device, 100);
-    let LuksError::JsonAreaFull { needed, .. } = refusal(device.require_space(1, &[])) else {
+    let LuksError::JsonAreaFull { needed, .. } = refusal(device.require_space(1, &[], None)) else {
         panic!("another refusal")
     };
     device.remove_token(0).unwrap();
@@ -309,8 +309,8 @@ fn a_full_keyslots_area_is_noticed_before_anything_is_written() {
     assert_eq!(device.metadata().keyslots().len(), 4);
     // The gap of a removed one is found again.
     device.remove_keyslot(1).unwrap();
-    device.require_space(1, &[]).unwrap();
-    assert_eq!(refusal(device.require_space(2, &[])), LuksError::NoFreeKeyslot);
+    device.require_space(1, &[], None).unwrap();
+    assert_eq!(refusal(device.require_space(2, &[], None)), LuksError::NoFreeKeyslot);
     assert_eq!(device.add_keyslot(&key, &strong()).unwrap(), 1);
 }
 

@@ -289,3 +289,38 @@ fn a_header_edited_to_no_encryption_is_not_the_pinned_volume() {
     machine.unlock(&[]).refused(17);
     machine.status(&[]);
 }
+
+/// Each boot takes a keyslot, a token and an entry of the record: five fit into a header of the usual
+/// size. The first boot that does not fit is refused, and changes nothing.
+#[test]
+fn five_boots_fit_into_a_header() {
+    let mut machine = Machine::booted(VMSEAL);
+    machine.enroll(&[]).ok();
+    let entries = |machine: &Machine| {
+        machine.image.tokens("vmseal-record")[0].1["entries"].as_array().unwrap().len()
+    };
+    // Without a log, a further measurement is all that another boot takes.
+    let tcti = machine.tpm.tcti();
+    let next = |machine: &Machine| {
+        machine.tpm.extend(8, 1);
+        let mut command = machine.vmseal_with(&tcti, &machine.file("no-log"), &["enroll"]);
+        command.args(["--pcrs", "0+4+7+8+9+11", "--unlock-key-file"]).arg(machine.key_file());
+        command.args(["--allow-uncovered", "firmware,loader,kernel,initrd,cmdline"]);
+        run(command.arg(machine.image.path()))
+    };
+    while entries(&machine) < 5 {
+        next(&machine).ok();
+    }
+    let mut before = machine.state();
+    let refused = loop {
+        let ran = next(&machine);
+        if ran.code != Some(0) {
+            break ran;
+        }
+        before = machine.state();
+    };
+    refused.code(3).says("JSON area is full");
+    assert!(machine.state() == before, "a refusal changed something");
+    machine.boot("uki/base");
+    machine.unlock(&[]).ok();
+}

@@ -67,7 +67,7 @@ pub fn apply(
     const LONGEST: u32 = 31;
     let pin = Pin::of(device.metadata(), key)?;
     check_pinned(pins_file, device.metadata(), Some(key))?;
-    let (_, before) = current_record(device.metadata())?;
+    let (record_id, before) = current_record(device.metadata())?;
     let policy = plan.policy_digest();
     let approve = |keyslot| {
         let mut record = before.clone();
@@ -95,7 +95,7 @@ pub fn apply(
     announced.pending = Some(announce(device.metadata(), key, LONGEST));
     let mut added = vec![token(LONGEST)?.to_json(), announced.to_json()];
     added.extend_from_slice(extra);
-    device.require_space(1 + u32::from(!extra.is_empty()), &added)?;
+    device.require_space(1 + u32::from(!extra.is_empty()), &added, record_id)?;
 
     Pins::update(pins_file, |pins| pins.set(&pin))?;
     sweep(device, key, opened)?;

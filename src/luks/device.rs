@@ -64,13 +64,21 @@ impl Device {
         header::open_keyslot(&mut self.context, &self.metadata, keyslot, passphrase)
     }
 
-    /// Checks, before anything is written, that so many new keyslots and these new tokens will fit.
-    /// The tokens' own `keyslots` should have their final length.
+    /// Checks, before anything is written, that so many new keyslots and these new tokens will fit,
+    /// where token `replaced` makes room for one of them. The tokens' own `keyslots` should have
+    /// their final length.
     ///
     /// # Errors
     /// [`LuksError::NoFreeKeyslot`], [`LuksError::NoFreeToken`], [`LuksError::JsonAreaFull`].
-    pub fn require_space(&self, keyslots: u32, tokens: &[Value]) -> Result<(), LuksError> {
+    pub fn require_space(
+        &self,
+        keyslots: u32,
+        tokens: &[Value],
+        replaced: Option<u32>,
+    ) -> Result<(), LuksError> {
         let count = |name| u32::try_from(self.metadata.objects(name).len()).unwrap_or(NUMBERS);
+        let present = self.metadata.tokens();
+        let replaced = replaced.and_then(|id| present.get(&id));
         let new_tokens = u32::try_from(tokens.len()).unwrap_or(NUMBERS);
         let new_areas = u64::from(keyslots);
         if count("keyslots").saturating_add(keyslots) > NUMBERS
@@ -78,14 +86,16 @@ impl Device {
         {
             return Err(LuksError::NoFreeKeyslot);
         }
-        if count("tokens").saturating_add(new_tokens) > NUMBERS {
+        let going = u32::from(replaced.is_some());
+        if count("tokens").saturating_add(new_tokens).saturating_sub(going) > NUMBERS {
             return Err(LuksError::NoFreeToken);
         }
         // A number of two digits, its quotes, colon and comma.
         const ENTRY: u64 = 6;
         let tokens = tokens.iter().map(|token| ENTRY + compact_length(token)).sum::<u64>();
         let needed = tokens + new_areas * (ENTRY + KEYSLOT_IN_DIGEST + longest_keyslot());
-        let free = self.metadata.json_space().free();
+        let room = replaced.map_or(0, |token| ENTRY + compact_length(token));
+        let free = self.metadata.json_space().free() + room;
         if needed > free { Err(LuksError::JsonAreaFull { needed, free }) } else { Ok(()) }
     }
 
@@ -99,7 +109,7 @@ impl Device {
         key: &VolumeKey,
         passphrase: &KeyslotPassphrase,
     ) -> Result<u32, LuksError> {
-        self.require_space(1, &[])?;
+        self.require_space(1, &[], None)?;
         let added = self.context.add_keyslot(key, passphrase);
         let added = added.map_err(|failure| match Errno::from_raw_os_error(failure.errno) {
             Errno::PERM => LuksError::ForeignVolumeKey,
@@ -128,7 +138,7 @@ impl Device {
     /// # Errors
     /// [`LuksError::NoFreeToken`], [`LuksError::JsonAreaFull`], [`LuksError::InvalidToken`].
     pub fn add_token(&mut self, token: &Value) -> Result<u32, LuksError> {
-        self.require_space(0, std::slice::from_ref(token))?;
+        self.require_space(0, std::slice::from_ref(token), None)?;
         self.set_token(ANY, Some(token))
     }
 
