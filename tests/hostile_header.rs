@@ -379,3 +379,15 @@ fn what_systemd_sealed_is_of_the_shape_that_is_revoked() {
         machine.revoke(&["--keyslot", "0"]).refused(3);
     }
 }
+
+/// The file of pins may be gone: no key goes to a header that does not even promise encryption.
+#[test]
+fn a_header_without_encryption_gets_no_key_without_a_pin_either() {
+    let machine = enrolled();
+    fs::remove_file(machine.pins()).unwrap();
+    machine.unlock(&[]).ok();
+    machine.image.edit_metadata(|metadata| {
+        metadata["segments"]["0"]["encryption"] = "cipher_null-ecb".into();
+    });
+    refuses(&machine, 17, |machine| machine.unlock(&[])).says("cipher_null-ecb");
+}

@@ -3,7 +3,7 @@
 use serde_json::json;
 use vmseal::Error;
 use vmseal::boot::{self, Opening};
-use vmseal::luks::{HeaderCopy, Pins};
+use vmseal::luks::{HeaderCopy, Pin, Pins};
 
 use super::terminal::Talk;
 use super::{Done, inputs};
@@ -19,9 +19,11 @@ pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
     let uuid = header.metadata().uuid().to_owned();
     let pin = pins.get(&uuid).map_err(Error::from)?;
     let log = || inputs::boot_logs(global.eventlog.as_deref(), None).ok();
-    if let Some(pin) = &pin {
-        pin.check_header(header.metadata()).map_err(Error::from)?;
+    match &pin {
+        Some(pin) => pin.check_header(header.metadata()),
+        None => Pin::check_unpinned(header.metadata()),
     }
+    .map_err(Error::from)?;
     let Some(name) = &args.name else {
         let tpm = connecting?.connected().map_err(Error::from)?;
         let released = boot::release(&tpm, &mut header, pin.as_ref(), log)?;

@@ -94,12 +94,7 @@ impl Pin {
             expected: mismatch.expected,
             found: mismatch.found,
         };
-        let identity = Identity::of(metadata).map_err(unpinnable)?;
-        let encryption = identity.segment.get("encryption").and_then(Value::as_str);
-        if !encryption.is_some_and(is_cipher) {
-            let found = shown(identity.segment.get("encryption"));
-            return Err(unpinnable(mismatch("segment 0 encryption", "a cipher", &found)));
-        }
+        let identity = Identity::of_encrypted(metadata).map_err(unpinnable)?;
         let length = key.expose().len();
         if length < KEY_MIN {
             let found = format!("{} bits", length * 8);
@@ -113,6 +108,15 @@ impl Pin {
             extra: Map::new(),
         };
         Ok(Self { uuid, entry })
+    }
+
+    /// Whether a header could be that of any pinned volume. Where no pin is known this still keeps
+    /// the key from a header that does not promise encrypted data.
+    ///
+    /// # Errors
+    /// The first thing that no pinned volume has.
+    pub fn check_unpinned(metadata: &Metadata) -> Result<(), PinMismatch> {
+        Identity::of_encrypted(metadata).map(|_| ())
     }
 
     pub(super) fn new(uuid: &str, entry: Entry) -> Self {
@@ -173,6 +177,16 @@ struct Identity<'a> {
 }
 
 impl<'a> Identity<'a> {
+    /// As [`Identity::of`], of a header that names a real cipher.
+    fn of_encrypted(metadata: &'a Metadata) -> Result<Self, PinMismatch> {
+        let identity = Self::of(metadata)?;
+        let encryption = identity.segment.get("encryption");
+        if !encryption.and_then(Value::as_str).is_some_and(is_cipher) {
+            return Err(mismatch("segment 0 encryption", "a cipher", &shown(encryption)));
+        }
+        Ok(identity)
+    }
+
     fn of(metadata: &'a Metadata) -> Result<Self, PinMismatch> {
         let requirements = metadata.json().pointer("/config/requirements");
         if requirements.is_some_and(|found| !is_empty(found)) {
