@@ -21,7 +21,8 @@ demo: build deps-test ## enroll, open, and be refused, on a scratch TPM
 	PATH="$(abspath $(RELEASE)):$$PATH" demo/run
 
 test: demo deps-vm trixie ## the demo, then every test, mini guests included
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace --doc
+	$(CARGO) test --locked --workspace --lib --bins --tests
 
 vm-test: build deps-vm trixie ## whole measured boots of mini guests only
 	$(CARGO) test --locked --package vmseal --test vm
