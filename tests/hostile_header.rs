@@ -20,15 +20,6 @@ fn enrolled() -> Machine {
     machine
 }
 
-/// Runs `act`, which must be refused with `code` and leave disk and pins as they were.
-#[track_caller]
-fn refuses(machine: &Machine, code: i32, act: impl FnOnce(&Machine) -> Ran) -> Ran {
-    let before = machine.state();
-    let ran = act(machine).refused(code);
-    assert_eq!(machine.state(), before, "the disk or the pins changed; {ran:#?}");
-    ran
-}
-
 /// Adds a keyslot for [`SECOND`], as cryptsetup makes it with further options.
 #[track_caller]
 fn add_keyslot(machine: &Machine, options: &[&str]) {
@@ -109,9 +100,9 @@ fn a_pinned_volume_whose_header_was_edited_is_not_enrolled_again() {
         machine.image.edit_metadata(|metadata| {
             metadata["segments"]["0"]["encryption"] = cipher.into();
         });
-        refuses(&machine, 17, |m| m.enroll(&[])).says("pins file");
+        machine.refuses(17, |m| m.enroll(&[])).says("pins file");
         // Before a passphrase is asked for: there is none to be had here.
-        refuses(&machine, 17, |m| run(m.vmseal(&["enroll"]).arg(m.image.path())));
+        machine.refuses(17, |m| run(m.vmseal(&["enroll"]).arg(m.image.path())));
         machine.image.restore(&good);
     }
     machine.unlock(&[]).ok();
@@ -122,7 +113,7 @@ fn a_pinned_volume_whose_header_was_edited_is_not_enrolled_again() {
         pin["volume_key"] = "00".repeat(32).into();
     });
     fs::write(machine.pins(), pins.to_string()).unwrap();
-    refuses(&machine, 17, |m| m.enroll(&[])).says("volume key");
+    machine.refuses(17, |m| m.enroll(&[])).says("volume key");
     fs::write(machine.pins(), genuine.to_string()).unwrap();
     machine.enroll(&[]).ok();
     machine.unlock(&[]).ok();
@@ -185,7 +176,7 @@ fn revoking_the_tpm_believes_no_token_that_names_a_passphrase() {
         machine.image.edit_metadata(|metadata| {
             metadata["tokens"][number.to_string()]["keyslots"] = keyslots.clone();
         });
-        refuses(&machine, 3, |m| m.revoke(&["--tpm"])).says("names keyslot");
+        machine.refuses(3, |m| m.revoke(&["--tpm"])).says("names keyslot");
     }
     // A second token on a recovery keyslot.
     machine.image.restore(&good);
@@ -195,7 +186,7 @@ fn revoking_the_tpm_believes_no_token_that_names_a_passphrase() {
         metadata["tokens"]["20"] = token.clone();
         metadata["tokens"]["20"]["keyslots"] = recovery.clone();
     });
-    refuses(&machine, 3, |m| m.revoke(&["--tpm"])).says("names keyslot");
+    machine.refuses(3, |m| m.revoke(&["--tpm"])).says("names keyslot");
 }
 
 #[test]
@@ -204,7 +195,7 @@ fn a_sealed_keyslot_without_its_token_is_no_way_in() {
     remove_tokens(&machine, "systemd-tpm2");
     assert_eq!(uses(&machine)[0], "passphrase");
     assert!(uses(&machine)[1].contains("no token"), "{:?}", uses(&machine));
-    refuses(&machine, 3, |m| m.revoke(&["--keyslot", "0"])).says("without a TPM");
+    machine.refuses(3, |m| m.revoke(&["--keyslot", "0"])).says("without a TPM");
     machine.revoke(&["--keyslot", "1"]).ok();
     assert_eq!(machine.image.keyslots(), [0]);
 }
@@ -218,7 +209,7 @@ fn where_no_keyslot_is_known_to_open_without_a_tpm_none_goes() {
     let image = machine.image.path().to_str().unwrap();
     testkit::tool("cryptsetup", &["luksKillSlot", "-q", image, "0"]);
     machine.enroll(&[]).ok();
-    let ran = refuses(&machine, 3, |m| m.revoke(&["--tpm"])).says("no keyslot is known");
+    let ran = machine.refuses(3, |m| m.revoke(&["--tpm"])).says("no keyslot is known");
     assert!(!ran.stderr.contains("without keyslot"), "{ran:#?}");
     // Removing tokens alone takes no way in.
     remove_tokens(&machine, "systemd-tpm2");
@@ -284,7 +275,7 @@ fn an_unreadable_record_is_replaced_and_a_newer_one_left_alone() {
     let machine = enrolled();
     let record = machine.image.tokens("vmseal-record")[0].0;
     machine.image.edit_token(record, |token| token["version"] = 2.into());
-    refuses(&machine, 3, |m| m.enroll(&[])).says("later version");
+    machine.refuses(3, |m| m.enroll(&[])).says("later version");
     machine.image.edit_token(record, |token| {
         *token = json!({ "type": "vmseal-record", "keyslots": [], "version": 1 });
     });
@@ -317,7 +308,7 @@ fn a_refused_enrolment_sweeps_nothing() {
     for number in 0..32 {
         machine.image.import_token(number, &json!({"type": "t", "keyslots": []}));
     }
-    refuses(&machine, 3, |m| m.enroll(&[]));
+    machine.refuses(3, |m| m.enroll(&[]));
 }
 
 /// Fails `times` writes to the disk from the `nth` on.
@@ -389,5 +380,5 @@ fn a_header_without_encryption_gets_no_key_without_a_pin_either() {
     machine.image.edit_metadata(|metadata| {
         metadata["segments"]["0"]["encryption"] = "cipher_null-ecb".into();
     });
-    refuses(&machine, 17, |machine| machine.unlock(&[])).says("cipher_null-ecb");
+    machine.refuses(17, |machine| machine.unlock(&[])).says("cipher_null-ecb");
 }

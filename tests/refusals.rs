@@ -22,15 +22,6 @@ fn enrolled() -> Machine {
     machine
 }
 
-/// Runs `act`, which must be refused with `code` and leave disk and pins as they were.
-#[track_caller]
-fn refuses(machine: &Machine, code: i32, act: impl FnOnce(&Machine) -> Ran) -> Ran {
-    let before = machine.state();
-    let ran = act(machine).refused(code);
-    assert_eq!(machine.state(), before, "the disk or the pins changed; {ran:#?}");
-    ran
-}
-
 fn unlock(machine: &Machine) -> Ran {
     machine.unlock(&[])
 }
@@ -52,7 +43,7 @@ fn with(machine: &Machine, tcti: &str, log: &Path, verb: &[&str]) -> Ran {
 fn wrong_pcr() {
     let mut machine = enrolled();
     machine.boot(OTHER_KERNEL);
-    refuses(&machine, 12, unlock).says("do not type the passphrase here");
+    machine.refuses(12, unlock).says("do not type the passphrase here");
 }
 
 #[test]
@@ -60,19 +51,19 @@ fn other_tpm() {
     let mut machine = enrolled();
     machine.tpm = Swtpm::start();
     machine.boot(BASE);
-    refuses(&machine, 13, unlock).says("tpm");
+    machine.refuses(13, unlock).says("tpm");
     // The same chip with another owner, whose key lies where ours did.
     let mut machine = enrolled();
     machine.tpm.replace_owner();
-    refuses(&machine, 13, unlock);
+    machine.refuses(13, unlock);
     let second = Image::create(machine.folder.path());
     let first = std::mem::replace(&mut machine.image, second);
     machine.enroll(&[]).ok();
     machine.image = first;
-    refuses(&machine, 13, unlock);
+    machine.refuses(13, unlock);
     // Not to be taken for changed PCRs even where these changed too.
     machine.tpm.extend(4, 1);
-    refuses(&machine, 13, unlock);
+    machine.refuses(13, unlock);
 }
 
 #[test]
@@ -80,8 +71,8 @@ fn tpm_absent() {
     let machine = enrolled();
     for tcti in ["device:/dev/no-such-tpm", "swtpm:host=127.0.0.1,port=9"] {
         let log = machine.log().to_owned();
-        refuses(&machine, 11, |m| with(m, tcti, &log, &["unlock", "--test"]));
-        refuses(&machine, 11, |m| with(m, tcti, &log, &["enroll"]));
+        machine.refuses(11, |m| with(m, tcti, &log, &["unlock", "--test"]));
+        machine.refuses(11, |m| with(m, tcti, &log, &["enroll"]));
     }
 }
 
@@ -92,7 +83,7 @@ fn tpm_that_never_answers() {
     for mode in [Mode::Silent, Mode::StallAfter(0), Mode::StallAfter(3)] {
         let proxy = Proxy::with_mode(&machine.tpm, mode);
         let unlock = ["unlock", "--test", "--timeout", "2"];
-        let ran = refuses(&machine, 11, |m| with(m, &proxy.tcti(), &log, &unlock));
+        let ran = machine.refuses(11, |m| with(m, &proxy.tcti(), &log, &unlock));
         assert!(ran.took < Duration::from_secs(6), "{mode:?}: {:?}", ran.took);
         machine.tpm.flush();
     }
@@ -147,7 +138,7 @@ fn malformed_token() {
             let token = &mut metadata["tokens"][number.to_string()];
             token[field] = value.clone().unwrap_or_else(|| text(token, field)[..64].into());
         });
-        let ran = refuses(&machine, 15, unlock);
+        let ran = machine.refuses(15, unlock);
         assert!(ran.stderr.contains(field), "{what}: {}", ran.stderr);
         // The text of a hostile token never reaches the terminal.
         assert!(
@@ -161,7 +152,7 @@ fn malformed_token() {
 #[test]
 fn no_token() {
     let machine = Machine::booted(VMSEAL);
-    refuses(&machine, 10, unlock).says("enroll");
+    machine.refuses(10, unlock).says("enroll");
 }
 
 #[test]
@@ -169,7 +160,7 @@ fn log_absent_or_malformed() {
     let machine = Machine::booted(VMSEAL);
     let tcti = machine.tpm.tcti();
     let whole = fs::read(machine.log()).unwrap();
-    refuses(&machine, 3, |m| with(m, &tcti, &m.file("none"), &["enroll"])).says("log");
+    machine.refuses(3, |m| with(m, &tcti, &m.file("none"), &["enroll"])).says("log");
     for (name, bytes) in [
         ("empty", &[][..]),
         ("cut", &whole[..whole.len() - 7]),
@@ -178,12 +169,12 @@ fn log_absent_or_malformed() {
     ] {
         let log = machine.file("log.bin");
         fs::write(&log, bytes).unwrap();
-        let ran = refuses(&machine, 3, |m| with(m, &tcti, &log, &["enroll"]));
+        let ran = machine.refuses(3, |m| with(m, &tcti, &log, &["enroll"]));
         assert!(ran.stderr.contains("log"), "{name}: {}", ran.stderr);
     }
     // Whole events missing: it parses, and does not replay to the PCRs.
     let other = testkit::virtual_boot::fixture_folder(OTHER_KERNEL).join("log.bin");
-    refuses(&machine, 12, |m| with(m, &tcti, &other, &["enroll"])).says("PCR");
+    machine.refuses(12, |m| with(m, &tcti, &other, &["enroll"])).says("PCR");
 }
 
 #[test]
@@ -194,7 +185,7 @@ fn boot_not_covered() {
     let log = machine.file("unmeasured.bin");
     fs::write(&log, log_before(machine.log(), APPLICATION)).unwrap();
     machine.boot_log(log);
-    let ran = refuses(&machine, 3, enroll);
+    let ran = machine.refuses(3, enroll);
     for component in ["loader", "kernel", "initrd", "cmdline"] {
         assert!(ran.stderr.contains(component), "{component}: {}", ran.stderr);
     }
@@ -203,7 +194,7 @@ fn boot_not_covered() {
 #[test]
 fn pcrs_that_do_not_cover() {
     let machine = Machine::booted(VMSEAL);
-    let ran = refuses(&machine, 3, |m| m.enroll(&["--pcrs", "7"]));
+    let ran = machine.refuses(3, |m| m.enroll(&["--pcrs", "7"]));
     for component in ["kernel", "initrd"] {
         assert!(ran.stderr.contains(component), "{}", ran.stderr);
     }
@@ -216,16 +207,16 @@ fn pcrs_that_do_not_cover() {
 fn all_zero_pcrs() {
     let machine = Machine::booted(VMSEAL);
     machine.tpm.restart();
-    refuses(&machine, 3, enroll).says("zero");
+    machine.refuses(3, enroll).says("zero");
     let anything = ["--allow-uncovered", "firmware,loader,kernel,initrd,cmdline"];
-    refuses(&machine, 3, |m| m.enroll(&anything));
-    refuses(&machine, 3, |m| m.enroll(&[&anything[..], &["--pcrs", "12+13+15"]].concat()));
+    machine.refuses(3, |m| m.enroll(&anything));
+    machine.refuses(3, |m| m.enroll(&[&anything[..], &["--pcrs", "12+13+15"]].concat()));
 }
 
 #[test]
 fn bank_that_the_tpm_does_not_keep() {
     let machine = Machine::booted(VMSEAL);
-    refuses(&machine, 3, |m| m.enroll(&["--bank", "sha512"])).says("bank");
+    machine.refuses(3, |m| m.enroll(&["--bank", "sha512"])).says("bank");
 }
 
 #[test]
@@ -237,7 +228,7 @@ fn damaged_header() {
         machine.image.damage(offset, b"\0\0garbage\0\0");
     }
     for act in [unlock as fn(&Machine) -> Ran, enroll, |m: &Machine| m.revoke(&["--tpm"])] {
-        refuses(&machine, 3, act).says("header");
+        machine.refuses(3, act).says("header");
     }
     // One copy alone: opening works and repairs nothing, for that is a write.
     machine.image.restore(&good);
@@ -251,11 +242,11 @@ fn damaged_header() {
 fn wrong_passphrase() {
     let machine = Machine::booted(VMSEAL);
     fs::write(machine.key_file(), "wrong").unwrap();
-    refuses(&machine, 16, enroll).says("passphrase");
+    machine.refuses(16, enroll).says("passphrase");
     fs::write(machine.key_file(), "").unwrap();
-    refuses(&machine, 16, enroll);
+    machine.refuses(16, enroll);
     fs::remove_file(machine.key_file()).unwrap();
-    refuses(&machine, 3, enroll);
+    machine.refuses(3, enroll);
 }
 
 #[test]
@@ -274,7 +265,7 @@ fn keyslot_that_the_secret_does_not_open() {
     testkit::tool("cryptsetup", &add);
     let token = machine.image.tokens("systemd-tpm2")[0].0;
     machine.image.edit_token(token, |token| token["keyslots"] = json!(["1"]));
-    refuses(&machine, 16, unlock).says("keyslot");
+    machine.refuses(16, unlock).says("keyslot");
 }
 
 #[test]
@@ -288,7 +279,7 @@ fn full_json_area() {
         }
     }
     assert!(number < 32, "the area is full, not the table of tokens");
-    refuses(&machine, 3, enroll).says("full");
+    machine.refuses(3, enroll).says("full");
 }
 
 #[test]
@@ -298,7 +289,7 @@ fn no_free_token_or_keyslot() {
     for number in 0..32 {
         machine.image.import_token(number, &json!({"type": "t", "keyslots": []})).ok();
     }
-    refuses(&machine, 3, enroll);
+    machine.refuses(3, enroll);
     machine.image.restore(&before);
     let key = machine.key_file();
     let new = machine.file("new");
@@ -310,19 +301,20 @@ fn no_free_token_or_keyslot() {
         let add = [&["luksAddKey", "-q", "--key-file", key], &pbkdf[..]].concat();
         testkit::tool("cryptsetup", &[&add[..], &[path, new.to_str().unwrap()]].concat());
     }
-    refuses(&machine, 3, enroll).says("keyslot");
+    machine.refuses(3, enroll).says("keyslot");
 }
 
 #[test]
 fn last_keyslot_that_opens_without_a_tpm() {
     let machine = enrolled();
-    refuses(&machine, 3, |m| m.revoke(&["--keyslot", "0"])).says("without a TPM");
+    machine.refuses(3, |m| m.revoke(&["--keyslot", "0"])).says("without a TPM");
     assert!(machine.image.opens_with(PASSPHRASE));
     // With a recovery key the passphrase may go, and then the recovery key may not.
     machine.enroll(&["--recovery-key"]).ok();
     machine.revoke(&["--keyslot", "0"]).ok();
     let recovery = machine.image.tokens("systemd-recovery")[0].1["keyslots"][0].clone();
-    refuses(&machine, 3, |m| m.revoke(&["--keyslot", recovery.as_str().unwrap()]))
+    machine
+        .refuses(3, |m| m.revoke(&["--keyslot", recovery.as_str().unwrap()]))
         .says("without a TPM");
 }
 
@@ -333,7 +325,7 @@ fn device_busy() {
     // As another cryptsetup does while it writes.
     image.lock().unwrap();
     for act in [enroll as fn(&Machine) -> Ran, |m: &Machine| m.revoke(&["--tpm"])] {
-        let ran = refuses(&machine, 3, act);
+        let ran = machine.refuses(3, act);
         assert!(ran.took < Duration::from_secs(30), "{:?}", ran.took);
     }
 }
@@ -387,17 +379,18 @@ fn not_root() {
     }
     testkit::tool("chmod", &["600", machine.image.path().to_str().unwrap()]);
     for verb in [&["unlock", "--test"][..], &["enroll"], &["revoke", "--tpm"]] {
-        refuses(&machine, 3, |machine| {
-            let plain = machine.vmseal(verb);
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-            command.arg(&program).args(plain.get_args());
-            if verb[0] == "enroll" {
-                command.arg("--unlock-key-file").arg(machine.key_file());
-            }
-            run(command.arg(machine.image.path()))
-        })
-        .says("root");
+        machine
+            .refuses(3, |machine| {
+                let plain = machine.vmseal(verb);
+                let mut command = Command::new("setpriv");
+                command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+                command.arg(&program).args(plain.get_args());
+                if verb[0] == "enroll" {
+                    command.arg("--unlock-key-file").arg(machine.key_file());
+                }
+                run(command.arg(machine.image.path()))
+            })
+            .says("root");
     }
 }
 
@@ -407,6 +400,6 @@ fn damaged_pins() {
     let volume = format!("{{\"{UUID}\": 1}}");
     for pins in ["{", "[]", "", &volume] {
         fs::write(machine.pins(), pins).unwrap();
-        refuses(&machine, 3, unlock).says("pins");
+        machine.refuses(3, unlock).says("pins");
     }
 }

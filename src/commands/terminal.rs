@@ -184,12 +184,14 @@ pub fn passphrase(
 ) -> Result<KeyslotPassphrase, Error> {
     /// cryptsetup's default limit for key files.
     const MAX_KEY_FILE: u64 = 8 * 1024 * 1024;
+    const PIPE: u64 = 64 * 1024;
     let Some(path) = file else { return ask_passphrase(prompt) };
     let refused = |error: std::io::Error| Error::NoPassphrase {
         cause: format!("{}: {error}", path.display()),
     };
     let file = File::open(path).map_err(refused)?;
-    let size = file.metadata().map_err(refused)?.len().min(MAX_KEY_FILE);
+    // A pipe has no size to tell.
+    let size = file.metadata().map_err(refused)?.len().clamp(PIPE, MAX_KEY_FILE);
     // Room for all of it at once: a buffer that grows leaves copies behind.
     let mut bytes = SecretBuffer::new(Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1));
     file.take(MAX_KEY_FILE).read_to_end(&mut bytes).map_err(refused)?;

@@ -109,11 +109,6 @@ impl Pins {
         }
     }
 
-    /// Forgets a volume; whether it was pinned.
-    pub fn remove(&mut self, uuid: &str) -> bool {
-        self.entries.remove(uuid).is_some()
-    }
-
     /// The UUIDs of all pinned volumes.
     pub fn uuids(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)

@@ -183,11 +183,6 @@ impl EventLog {
         &self.events
     }
 
-    /// The events, to replace digests and data for a prediction.
-    pub fn events_mut(&mut self) -> &mut [Event] {
-        &mut self.events
-    }
-
     /// The banks that the log has digests for, of those that vmseal knows.
     pub fn banks(&self) -> Vec<PcrBank> {
         match &self.format {

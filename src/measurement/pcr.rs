@@ -188,14 +188,6 @@ impl PcrValues {
             pcrs.iter().map(|pcr| Some((*pcr, *self.get(*pcr)?))).collect::<Option<_>>()?;
         Some(Self { bank: self.bank, values })
     }
-
-    /// The PCRs of `self` whose value in `other` differs or is missing.
-    pub fn differing(&self, other: &Self) -> Vec<PcrIndex> {
-        self.iter()
-            .filter(|(pcr, value)| other.get(*pcr) != Some(value))
-            .map(|(pcr, _)| pcr)
-            .collect()
-    }
 }
 
 /// An object from decimal PCR number to lower-case hexadecimal value.

@@ -50,6 +50,16 @@ impl std::error::Error for TokenError {}
 pub(super) struct Fields<'a>(pub(super) &'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
+    /// The fields of a token of this type.
+    pub(super) fn of(json: &'a Value, kind: &str) -> Result<Self, TokenError> {
+        let fields = json.as_object().map(Fields);
+        let fields = fields.ok_or(TokenError::Type { field: "token", expected: "an object" })?;
+        if fields.text("type")? != Some(kind) {
+            return Err(TokenError::Value { field: "type", found: format!("not {kind}") });
+        }
+        Ok(fields)
+    }
+
     pub(super) fn text(&self, field: &'static str) -> Result<Option<&'a str>, TokenError> {
         match self.0.get(field) {
             None => Ok(None),

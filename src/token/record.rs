@@ -121,12 +121,8 @@ impl Record {
     /// # Errors
     /// [`TokenError`] naming the first field that is wrong; a newer version is one of them.
     pub fn parse(json: &Value) -> Result<Self, TokenError> {
-        let json =
-            json.as_object().ok_or(TokenError::Type { field: "token", expected: "an object" })?;
-        let fields = Fields(json);
-        if fields.text("type")? != Some(TYPE) {
-            return Err(TokenError::Value { field: "type", found: format!("not {TYPE}") });
-        }
+        let fields = Fields::of(json, TYPE)?;
+        let json = fields.0;
         if json.get("version").and_then(Value::as_u64) != Some(VERSION) {
             return Err(TokenError::Value {
                 field: "version",

@@ -62,12 +62,8 @@ impl SystemdTpm2 {
     /// # Errors
     /// [`TokenError`] naming the first field that is missing, mistyped or senseless.
     pub fn parse(json: &Value) -> Result<Self, TokenError> {
-        let json =
-            json.as_object().ok_or(TokenError::Type { field: "token", expected: "an object" })?;
-        let fields = Fields(json);
-        if fields.text("type")? != Some(TYPE) {
-            return Err(TokenError::Value { field: "type", found: format!("not {TYPE}") });
-        }
+        let fields = Fields::of(json, TYPE)?;
+        let json = fields.0;
         let objects = strings("tpm2-blob", json.get("tpm2-blob"))?
             .into_iter()
             .map(|text| SealedObject::parse(&base64("tpm2-blob", text)?))

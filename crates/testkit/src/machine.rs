@@ -97,6 +97,15 @@ impl Machine {
         &self.log
     }
 
+    /// Runs `act`, which must be refused with `code` and leave disk and pins as they were.
+    #[track_caller]
+    pub fn refuses(&self, code: i32, act: impl FnOnce(&Self) -> Ran) -> Ran {
+        let before = self.state();
+        let ran = act(self).refused(code);
+        assert_eq!(self.state(), before, "the disk or the pins changed; {ran:#?}");
+        ran
+    }
+
     /// The disk and the pins, to be compared later.
     pub fn state(&self) -> State {
         State(self.image.snapshot(), self.pins_bytes())

@@ -11,7 +11,7 @@ use args::{Args, Command};
 use vmseal::Error;
 use vmseal::boot::{self, BootLogs, Opening};
 use vmseal::exit::Exit;
-use vmseal::luks::{HeaderCopy, LuksError, Pin, Pins};
+use vmseal::luks::{HeaderCopy, LuksError, Pin, Pins, PinsError};
 use vmseal::tpm::{Connecting, Tpm};
 
 /// Where the kernel shows the firmware's event log, once securityfs is mounted.
@@ -62,11 +62,12 @@ fn latch(args: &Args) -> Exit {
 fn unlock(args: &Args, volumes: &[(PathBuf, String)]) -> Exit {
     // Connecting says nothing to the TPM yet; it is ready when the headers have been compared.
     let connecting = Tpm::begin(&args.tcti, args.timeout);
+    let pins = Pins::read(&args.pins);
     let mut failures = Failures::default();
     let mut missing = false;
     let mut checked = Vec::new();
     for (device, name) in volumes {
-        match check(device, args) {
+        match check(device, &pins, args) {
             Ok((header, pin)) => checked.push((device, name, header, pin)),
             Err(error) => {
                 missing |= matches!(error, Error::Luks(LuksError::DeviceMissing { .. }));
@@ -105,8 +106,12 @@ fn unlock(args: &Args, volumes: &[(PathBuf, String)]) -> Exit {
 
 /// The header on `device`, compared with its pin. What cannot be compared is not the pinned volume:
 /// stock tools may read in it what vmseal does not.
-fn check(device: &Path, args: &Args) -> Result<(HeaderCopy, Pin), Error> {
-    let pins = Pins::read(&args.pins)?;
+fn check(
+    device: &Path,
+    pins: &Result<Pins, PinsError>,
+    args: &Args,
+) -> Result<(HeaderCopy, Pin), Error> {
+    let pins = pins.as_ref().map_err(Clone::clone)?;
     let header = HeaderCopy::read(device, args.header.as_deref()).map_err(|cause| match cause {
         LuksError::DeviceMissing { .. } => Error::Luks(cause),
         cause => Error::NotComparable { cause },
