@@ -6,7 +6,7 @@ CARGO ?= cargo
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 SCRIPTS = $(shell git ls-files | xargs grep -lE '^\#!/bin/(ba)?sh')
 
-.PHONY: help build demo test vm-test check bench install trixie clean
+.PHONY: help build demo test vm-test check bench install trees trixie clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ demo: build deps-test ## enroll, open, and be refused, on a scratch TPM
 	$(CARGO) build --locked --release --package testkit --bin virtual-boot
 	PATH="$(abspath $(RELEASE)):$$PATH" demo/run
 
-test: demo deps-vm trixie ## the demo, then every test, mini guests included
+test: demo deps-vm trees ## the demo, then every test, mini guests included
 	$(CARGO) test --locked --workspace --doc
 	$(CARGO) test --locked --workspace --lib --bins --tests
 
@@ -55,9 +55,14 @@ COMPLETION_FOLDERS = bash-completion/completions zsh/site-functions fish/vendor_
 deps-%:
 	tests/env/packages $*
 
-# Debian 13, for stock systemd 257 and for the guests.
+# Debian trees with other versions of systemd; Debian 13's is for the guests too.
+trees: deps-test
+	tests/env/tree backports
+	tests/env/tree trixie
+	tests/env/tree forky
+
 trixie: deps-test
-	tests/env/trixie
+	tests/env/tree trixie
 
 clean: ## what was built, and the scratch folders of the tests
 	$(CARGO) clean
