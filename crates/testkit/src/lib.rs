@@ -12,6 +12,7 @@
 // Test support: a part that does not work must end the test, at once and with its cause.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod authority;
 pub mod header_edit;
 pub mod image;
 pub mod machine;
@@ -22,6 +23,7 @@ pub mod systemd;
 pub mod virtual_boot;
 pub mod wire;
 
+pub use authority::Authority;
 pub use image::Image;
 pub use machine::Machine;
 pub use proxy::Proxy;

@@ -59,8 +59,10 @@ impl Swtpm {
         Wire::connect(self.port)
     }
 
-    /// A power cycle: PCRs, sessions and transient objects are gone, NV memory stays.
+    /// A reboot: PCRs, sessions and transient objects are gone, NV memory stays. The TPM is told
+    /// before: it counts a power cut after the use of a guessable object as a failed authorization.
     pub fn restart(&self) {
+        self.wire().shutdown();
         let init = [0, 0, 0, 2, 0, 0, 0, 0];
         assert_eq!(send_control(self.port, &init, 4).unwrap(), [0; 4], "CMD_INIT");
         self.wire().startup();
@@ -90,6 +92,11 @@ impl Swtpm {
     /// Failed authorizations counted towards the dictionary-attack lockout.
     pub fn lockout_counter(&self) -> u32 {
         self.wire().property(LOCKOUT_COUNTER)
+    }
+
+    /// Forgets the failed authorizations.
+    pub fn reset_lockout(&self) {
+        self.wire().reset_lockout();
     }
 
     /// The value of a PCR, in lower-case hexadecimal.

@@ -48,6 +48,14 @@ impl Recording {
         if userspace.exists() { recording.then_userspace_log(&userspace) } else { recording }
     }
 
+    /// The digests that one PCR of one bank is extended with, in hexadecimal.
+    pub fn digests(&self, bank: &str, pcr: u32) -> Vec<String> {
+        let bank = alg_id(bank);
+        let of_pcr = self.extends.iter().filter(|extend| extend.pcr == pcr);
+        let digests = of_pcr.flat_map(|extend| &extend.digests);
+        digests.filter(|(alg, _)| *alg == bank).map(|(_, digest)| hex::encode(digest)).collect()
+    }
+
     /// Extends all of it. The TPM should have just been reset.
     pub fn replay_into(&self, wire: &mut Wire) {
         for extend in &self.extends {

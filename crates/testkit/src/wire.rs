@@ -9,6 +9,7 @@ const SESSIONS: u16 = 0x8002;
 /// An empty password authorization: size 9, `TPM_RS_PW`, no nonce, no attributes, no HMAC.
 const EMPTY_PASSWORD: [u8; 13] = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
 const PLATFORM: u32 = 0x4000_000c;
+const LOCKOUT: u32 = 0x4000_000a;
 
 /// A bank's name and `TPM_ALG_ID`.
 pub const BANKS: [(&str, u16); 4] =
@@ -57,6 +58,11 @@ impl Wire {
     /// `TPM2_Startup(CLEAR)`.
     pub fn startup(&mut self) {
         self.command(NO_SESSIONS, 0x144, &[0, 0]);
+    }
+
+    /// `TPM2_Shutdown(CLEAR)`.
+    pub fn shutdown(&mut self) {
+        self.command(NO_SESSIONS, 0x145, &[0, 0]);
     }
 
     /// `TPM2_Clear` with the platform's empty password: a new owner, so other keys and seeds.
@@ -112,6 +118,12 @@ impl Wire {
         let body = [&[0, 0, 0, 1][..], &first.to_be_bytes(), &[0, 0, 0, 0xff]].concat();
         let answer = self.command(NO_SESSIONS, 0x17a, &body);
         answer[9..].chunks_exact(4).map(|handle| u32_at(handle, 0)).collect()
+    }
+
+    /// `TPM2_DictionaryAttackLockReset` with the empty lockout password.
+    pub fn reset_lockout(&mut self) {
+        let body = [&LOCKOUT.to_be_bytes()[..], &EMPTY_PASSWORD].concat();
+        self.command(SESSIONS, 0x139, &body);
     }
 
     /// `TPM2_FlushContext`.
