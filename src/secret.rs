@@ -26,6 +26,13 @@ impl SealedSecret {
         Ok(secret)
     }
 
+    /// The secret that several sealed objects share out: their bytes, one after the other.
+    pub fn of_shards(shards: &[Self]) -> Self {
+        let mut all = Vec::with_capacity(shards.iter().map(|shard| shard.0.len()).sum());
+        shards.iter().for_each(|shard| all.extend_from_slice(&shard.0));
+        Self(all)
+    }
+
     /// The bytes, for the call that seals them.
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -64,6 +71,41 @@ impl VolumeKey {
     }
 
     /// The bytes, for activation, the pin's fingerprint and the latch.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A PIN as it was typed or read from a file. (A *Pin*, in contrast, is a volume's identity.)
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct TypedPin(Vec<u8>);
+
+impl TypedPin {
+    /// Takes ownership of the bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, for the derivation.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// What a TPM object's owner must know: 32 bytes at most, derived from a PIN.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct AuthValue(Vec<u8>);
+
+impl AuthValue {
+    /// Takes ownership of the bytes. The TPM ignores zeros at the end, so they are cut off here.
+    pub fn new(mut bytes: Vec<u8>) -> Self {
+        while bytes.last() == Some(&0) {
+            bytes.pop();
+        }
+        Self(bytes)
+    }
+
+    /// The bytes, for the call that gives them to the session.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }

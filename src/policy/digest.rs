@@ -4,7 +4,11 @@ use std::fmt;
 
 use crate::measurement::{Digest, PcrBank, PcrSelection, PcrValues};
 
+const TPM_CC_POLICY_AUTHORIZE: u32 = 0x0000_016a;
+const TPM_CC_POLICY_AUTH_VALUE: u32 = 0x0000_016b;
+const TPM_CC_POLICY_OR: u32 = 0x0000_0171;
 const TPM_CC_POLICY_PCR: u32 = 0x0000_017f;
+const TPM_CC_POLICY_AUTHORIZE_NV: u32 = 0x0000_0192;
 
 /// The SHA-256 digest of a policy session. systemd uses SHA-256 sessions for every bank.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +48,40 @@ impl PolicyDigest {
             &marshal_selection(&values.selection()),
             digest_of_values.as_bytes(),
         ]))
+    }
+
+    /// The digest after `TPM2_PolicyAuthorize`, whatever came before it:
+    /// H(H(0 ‖ TPM_CC_PolicyAuthorize ‖ key's Name) ‖ policyRef).
+    pub fn authorized(key_name: &[u8], policy_ref: &[u8]) -> Self {
+        let inner = Self::afresh(TPM_CC_POLICY_AUTHORIZE, &[key_name]);
+        Self(PcrBank::Sha256.hash_parts(&[inner.as_bytes(), policy_ref]))
+    }
+
+    /// The digest after `TPM2_PolicyAuthorizeNV`, whatever came before it:
+    /// H(0 ‖ TPM_CC_PolicyAuthorizeNV ‖ index's Name).
+    pub fn stored(index_name: &[u8]) -> Self {
+        Self::afresh(TPM_CC_POLICY_AUTHORIZE_NV, &[index_name])
+    }
+
+    /// The digest after `TPM2_PolicyOR` of these: H(0 ‖ TPM_CC_PolicyOR ‖ digests).
+    pub fn any_of(branches: &[Self]) -> Self {
+        Self::afresh(TPM_CC_POLICY_OR, &branches.iter().map(Self::as_bytes).collect::<Vec<_>>())
+    }
+
+    /// The digest after `TPM2_PolicyAuthValue`: H(old ‖ TPM_CC_PolicyAuthValue).
+    #[must_use]
+    pub fn policy_auth_value(self) -> Self {
+        Self(
+            PcrBank::Sha256.hash_parts(&[self.as_bytes(), &TPM_CC_POLICY_AUTH_VALUE.to_be_bytes()]),
+        )
+    }
+
+    fn afresh(command: u32, parts: &[&[u8]]) -> Self {
+        let start = Self::default();
+        let command = command.to_be_bytes();
+        let all: Vec<&[u8]> =
+            [start.as_bytes(), &command].into_iter().chain(parts.iter().copied()).collect();
+        Self(PcrBank::Sha256.hash_parts(&all))
     }
 }
 

@@ -73,9 +73,10 @@ impl SealedObject {
         &self.public
     }
 
-    /// Whether the object was computed outside the TPM and must be imported first.
-    pub fn needs_import(&self) -> bool {
-        self.seed.is_some()
+    /// Content of the `TPM2B_ENCRYPTED_SECRET`, where the object was computed outside the TPM and
+    /// must be imported first.
+    pub fn seed(&self) -> Option<&[u8]> {
+        self.seed.as_deref()
     }
 
     /// The digest of the policy that releases the secret.

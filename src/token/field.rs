@@ -79,6 +79,16 @@ impl<'a> Fields<'a> {
         }
     }
 
+    pub(super) fn number(&self, field: &'static str) -> Result<Option<u64>, TokenError> {
+        match self.0.get(field) {
+            None => Ok(None),
+            Some(value) => value
+                .as_u64()
+                .map(Some)
+                .ok_or(TokenError::Type { field, expected: "a number that is not negative" }),
+        }
+    }
+
     pub(super) fn list(&self, field: &'static str) -> Result<Option<&'a Vec<Value>>, TokenError> {
         match self.0.get(field) {
             None => Ok(None),

@@ -9,10 +9,12 @@ use serde_json::{Map, Value, json};
 
 use super::field::{Fields, TokenError};
 use crate::measurement::{Digest, PcrBank, PcrIndex, PcrValues};
-use crate::policy::PolicyDigest;
+use crate::policy::{PolicyDigest, Signatures};
 
 const TYPE: &str = "vmseal-record";
 const VERSION: u64 = 1;
+const KNOWN: [&str; 7] =
+    ["type", "keyslots", "version", "generation", "entries", "pending", "signatures"];
 /// Bytes of each event's digest that the record keeps: enough to tell which event differs.
 const PREFIX: usize = 4;
 
@@ -60,6 +62,9 @@ pub struct Record {
     pub entries: Vec<BootEntry>,
     /// The keyslot of an enrolment that is under way, or was cut short.
     pub pending: Option<Pending>,
+    /// Signatures of approved boots, which the header carries for the boot step. They speak for
+    /// themselves: the TPM verifies them.
+    pub signatures: Signatures,
     other: Map<String, Value>,
 }
 
@@ -149,10 +154,13 @@ impl Record {
                     mac: value.get("mac").and_then(Value::as_str).unwrap_or_default().to_owned(),
                 }),
             },
-            other: unknown(
-                json,
-                &["type", "keyslots", "version", "generation", "entries", "pending"],
-            ),
+            signatures: {
+                let mut signatures = Signatures::default();
+                // One that cannot be read approves nothing, and spoils nothing else.
+                let _ = json.get("signatures").map(|found| signatures.add(found));
+                signatures
+            },
+            other: unknown(json, &KNOWN),
         })
     }
 
@@ -184,6 +192,9 @@ impl Record {
         json.insert("version".into(), VERSION.into());
         json.insert("generation".into(), self.generation.into());
         json.insert("entries".into(), self.entries.iter().map(BootEntry::encode).collect());
+        if !self.signatures.is_empty() {
+            json.insert("signatures".into(), self.signatures.to_json());
+        }
         if let Some(Pending { keyslot, mac }) = &self.pending {
             let pending = json!({ "keyslot": keyslot.to_string(), "mac": mac });
             json.insert("pending".into(), pending);
