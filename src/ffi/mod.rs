@@ -9,5 +9,6 @@
 
 pub(crate) mod cryptsetup;
 mod environment;
+pub(crate) mod esys;
 
 pub use environment::quiet_tss2;

@@ -20,10 +20,10 @@ fn without_session_encryption_the_secret_is_seen_on_the_way() {
         let parent = StorageKey::Persistent { handle: srk.handle, name: Some(srk.name) };
         let selection = PcrSelection::new(PcrBank::Sha256, [PcrIndex::LATCH]);
         let values = tpm.read_pcrs(std::slice::from_ref(&selection)).unwrap();
-        let (secret, object) = tpm.seal(&parent, literal_digest(&values[0])).unwrap();
+        let (secret, object) = tpm.seal(&parent, literal_digest(&values[0]), None).unwrap();
         assert_eq!(proxy.carried(secret.expose()), seen, "sealing, in clear: {clear}");
         proxy.reset();
-        tpm.unseal(&parent, &object, &Policy::literal(selection)).unwrap();
+        tpm.unseal(&parent, &object, &Policy::literal(selection), None).unwrap();
         assert_eq!(proxy.carried(secret.expose()), seen, "unsealing, in clear: {clear}");
     }
 }

@@ -44,6 +44,20 @@ pub enum TpmError {
     PolicyFailed,
     /// An authorization value (owner password, PIN) is set or wrong.
     AuthRequired,
+    /// The PIN is wrong. The TPM counts it.
+    WrongPin,
+    /// No signature of the present PCR values verifies under the token's key.
+    BadSignature,
+    /// The NV index that approves the PCR values is gone, or is not the one of the token.
+    IndexGone {
+        /// Its handle.
+        index: u32,
+    },
+    /// The NV index approves another policy than `pcrlock.json` tells.
+    IndexDiffers {
+        /// Its handle.
+        index: u32,
+    },
     /// The PCR bank is not active in this TPM.
     BankInactive {
         /// The bank.
@@ -71,6 +85,16 @@ impl fmt::Display for TpmError {
             Self::Lockout => f.write_str("the TPM is locked after too many wrong authorizations"),
             Self::PolicyFailed => f.write_str("the TPM says that its PCRs do not fit the policy"),
             Self::AuthRequired => f.write_str("the TPM asks for an authorization value"),
+            Self::WrongPin => f.write_str("the PIN is wrong"),
+            Self::BadSignature => {
+                f.write_str("no signature of the present PCR values is by the token's key")
+            }
+            Self::IndexGone { index } => {
+                write!(f, "the TPM has no NV index {index:#x} as the pcrlock policy had")
+            }
+            Self::IndexDiffers { index } => {
+                write!(f, "NV index {index:#x} approves another policy than pcrlock.json tells")
+            }
             Self::BankInactive { bank } => write!(f, "the TPM's {bank} bank is not active"),
             Self::Response { during, message } => {
                 write!(f, "the TPM failed to {during}: {message}")

@@ -6,10 +6,13 @@
 #[cfg(test)]
 mod clear_test;
 mod error;
+mod lockout;
 mod pcr;
+mod satisfy;
 mod seal;
 mod session;
 mod srk;
+mod stored;
 mod tcti;
 mod unseal;
 
@@ -18,12 +21,39 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tss_esapi::Context;
+use tss_esapi::tcti_ldr::TctiNameConf;
+
+use crate::ffi::esys::Esys;
 
 pub use error::TpmError;
+pub use lockout::Lockout;
 pub use srk::{PrimaryAlgorithm, SRK_HANDLE, SrkPublic, StorageKey};
 pub use tcti::Tcti;
 
-type Job = Box<dyn FnOnce(&mut Context) + Send>;
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// What the worker owns. A TPM without a resource manager serves one connection at a time, so the
+/// library's own is given up while [`Esys`] has one.
+struct Connection {
+    context: Option<Context>,
+    conf: TctiNameConf,
+    /// The same in tpm2-tss's notation.
+    tcti: String,
+}
+
+impl Connection {
+    fn context(&mut self) -> Result<&mut Context, TpmError> {
+        if self.context.is_none() {
+            self.context = Some(Context::new(self.conf.clone()).map_err(|_| ended())?);
+        }
+        self.context.as_mut().ok_or_else(ended)
+    }
+
+    fn esys(&mut self) -> Result<Esys, TpmError> {
+        self.context = None;
+        Esys::open(&self.tcti).map_err(stored::during("connect"))
+    }
+}
 
 /// A connection to a TPM.
 pub struct Tpm {
@@ -74,18 +104,16 @@ impl Tpm {
         let (jobs, queue) = channel::<Job>();
         let (connected, connection) = channel();
         let name = tcti.to_string();
-        let worker = std::thread::spawn(move || {
-            let context = Context::new(conf);
-            match context {
-                Ok(mut context) => {
-                    if connected.send(Ok(())).is_ok() {
-                        queue.into_iter().for_each(|job| job(&mut context));
-                    }
+        let worker = std::thread::spawn(move || match Context::new(conf.clone()) {
+            Ok(context) => {
+                let mut connection = Connection { context: Some(context), conf, tcti: name };
+                if connected.send(Ok(())).is_ok() {
+                    queue.into_iter().for_each(|job| job(&mut connection));
                 }
-                Err(_) => {
-                    let cause = "nothing answers there as a TPM".to_owned();
-                    let _ = connected.send(Err(TpmError::Absent { tcti: name, cause }));
-                }
+            }
+            Err(_) => {
+                let cause = "nothing answers there as a TPM".to_owned();
+                let _ = connected.send(Err(TpmError::Absent { tcti: name, cause }));
             }
         });
         let tpm = Self {
@@ -105,10 +133,25 @@ impl Tpm {
         &self,
         job: impl FnOnce(&mut Context) -> Result<T, TpmError> + Send + 'static,
     ) -> Result<T, TpmError> {
+        self.run_on_connection(|connection| job(connection.context()?))
+    }
+
+    /// Runs `job` on the worker, for calls that the library has no wrapper for.
+    fn run_esys<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Esys) -> Result<T, TpmError> + Send + 'static,
+    ) -> Result<T, TpmError> {
+        self.run_on_connection(|connection| job(&mut connection.esys()?))
+    }
+
+    fn run_on_connection<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> Result<T, TpmError> + Send + 'static,
+    ) -> Result<T, TpmError> {
         let (done, result) = channel();
-        let job: Job = Box::new(move |context| {
+        let job: Job = Box::new(move |connection| {
             // Nobody listens any more after a timeout.
-            let _ = done.send(job(context));
+            let _ = done.send(job(connection));
         });
         if let Some(jobs) = &self.jobs
             && !self.stuck.get()

@@ -1,25 +1,27 @@
 //! Making a sealed object.
 
+use std::sync::Arc;
+
 use tss_esapi::Context;
 use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::constants::SessionType;
 use tss_esapi::handles::KeyHandle;
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::structures::{
-    Digest, KeyedHashScheme, Public, PublicBuilder, PublicKeyedHashParameters, SensitiveData,
+    Auth, Digest, KeyedHashScheme, Public, PublicBuilder, PublicKeyedHashParameters, SensitiveData,
 };
 use tss_esapi::traits::Marshall;
 
 use super::error::{TpmError, during};
 use super::{StorageKey, Tpm, session, srk};
 use crate::policy::PolicyDigest;
-use crate::secret::SealedSecret;
+use crate::secret::{AuthValue, SealedSecret};
 use crate::token::SealedObject;
 
 impl Tpm {
     /// Seals a new random secret under `parent`, to be released where `policy` is satisfied.
-    /// The object has systemd's attributes (`tpm2_seal`): no password, no dictionary-attack
-    /// accounting, not to be moved to another TPM.
+    /// The object has systemd's attributes (`tpm2_seal`): not to be moved to another TPM, and no
+    /// dictionary-attack accounting, unless there is an authorization value that could be guessed.
     ///
     /// # Errors
     /// [`TpmError::NoSrk`], [`TpmError::Foreign`], or the TPM's refusal.
@@ -27,6 +29,7 @@ impl Tpm {
         &self,
         parent: &StorageKey,
         policy: PolicyDigest,
+        auth: Option<Arc<AuthValue>>,
     ) -> Result<(SealedSecret, SealedObject), TpmError> {
         let (parent, encrypt) = (parent.clone(), self.encrypts());
         self.run(move |context| {
@@ -35,7 +38,7 @@ impl Tpm {
                 message: error.to_string(),
             })?;
             let key = srk::open(context, &parent)?;
-            let object = create(context, key.handle, &secret, policy, encrypt);
+            let object = create(context, key.handle, &secret, (policy, auth.as_deref()), encrypt);
             srk::release(context, &key);
             Ok((secret, object?))
         })
@@ -46,15 +49,16 @@ fn create(
     context: &mut Context,
     parent: KeyHandle,
     secret: &SealedSecret,
-    policy: PolicyDigest,
+    (policy, auth): (PolicyDigest, Option<&AuthValue>),
     encrypt: bool,
 ) -> Result<SealedObject, TpmError> {
     let seal = "seal the secret";
-    let public = template(policy).map_err(during(seal))?;
+    let public = template(policy, auth.is_none()).map_err(during(seal))?;
+    let auth = auth.map(|auth| Auth::try_from(auth.expose())).transpose().map_err(during(seal))?;
     let data = SensitiveData::try_from(secret.expose()).map_err(during(seal))?;
     let session = session::start(context, parent, SessionType::Hmac, encrypt)?;
     let created = context.execute_with_session(Some(session), |context| {
-        context.create(parent, public, None, Some(data), None, None)
+        context.create(parent, public, auth, Some(data), None, None)
     });
     match created {
         Ok(created) => {
@@ -69,11 +73,11 @@ fn create(
     }
 }
 
-fn template(policy: PolicyDigest) -> Result<Public, tss_esapi::Error> {
+fn template(policy: PolicyDigest, no_da: bool) -> Result<Public, tss_esapi::Error> {
     let attributes = ObjectAttributesBuilder::new()
         .with_fixed_tpm(true)
         .with_fixed_parent(true)
-        .with_no_da(true)
+        .with_no_da(no_da)
         .build()?;
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::KeyedHash)

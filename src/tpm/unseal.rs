@@ -1,17 +1,20 @@
 //! Getting a sealed secret back, in the fewest commands.
 
+use std::sync::Arc;
+
 use tss_esapi::Context;
 use tss_esapi::constants::SessionType;
 use tss_esapi::constants::response_code::Tss2ResponseCodeKind as Kind;
 use tss_esapi::handles::KeyHandle;
-use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
-use tss_esapi::structures::{Digest, Private, Public};
+use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::structures::{Auth, EncryptedSecret, Private, Public, SymmetricDefinitionObject};
 use tss_esapi::traits::UnMarshall;
 
 use super::error::{TpmError, during, kind};
-use super::{StorageKey, Tpm, pcr, session, srk};
-use crate::policy::{Assertion, Policy};
-use crate::secret::SealedSecret;
+use super::satisfy::{Unsatisfied, satisfy};
+use super::{StorageKey, Tpm, session, srk};
+use crate::policy::Policy;
+use crate::secret::{AuthValue, SealedSecret};
 use crate::token::SealedObject;
 
 /// Tries when somebody extends a PCR between the policy and the unseal, as systemd.
@@ -31,13 +34,18 @@ impl Tpm {
         parent: &StorageKey,
         object: &SealedObject,
         policy: &Policy,
+        auth: Option<Arc<AuthValue>>,
     ) -> Result<SealedSecret, TpmError> {
+        if policy.is_stored() {
+            return self.unseal_stored(parent, object, policy, auth);
+        }
         let (parent, object, policy) = (parent.clone(), object.clone(), policy.clone());
         let encrypt = self.encrypts();
         self.run(move |context| {
             let key = srk::open(context, &parent)?;
             let secret = load(context, key.handle, &object).and_then(|loaded| {
-                let secret = release(context, key.handle, loaded, &policy, encrypt);
+                let secret = authenticate(context, loaded, auth.as_deref())
+                    .and_then(|()| release(context, key.handle, loaded, &policy, encrypt));
                 let _ = context.flush_context(loaded.into());
                 secret
             });
@@ -66,18 +74,57 @@ fn load(
     let load = "load the sealed object";
     let private = Private::try_from(object.private()).map_err(|_| TpmError::BadObject)?;
     let public = Public::unmarshall(object.public()).map_err(|_| TpmError::BadObject)?;
+    let private = match object.seed() {
+        Some(seed) => import(context, parent, (private, public.clone()), seed)?,
+        None => private,
+    };
     context
         .execute_with_session(Some(AuthSession::Password), |context| {
             context.load(parent, private, public)
         })
-        .map_err(|error| match kind(&error) {
-            // The private area is encrypted and authenticated by its parent.
-            Some(Kind::Integrity) => TpmError::Foreign,
-            Some(Kind::Size | Kind::Value | Kind::Type | Kind::Hash | Kind::Attributes) => {
-                TpmError::BadObject
-            }
-            _ => during(load)(error),
+        .map_err(not_own(load))
+}
+
+/// Makes an object that was sealed outside the TPM, for its storage key, one of this TPM's own
+/// (`TPM2_Import`, without an inner wrapper).
+fn import(
+    context: &mut Context,
+    parent: KeyHandle,
+    (duplicate, public): (Private, Public),
+    seed: &[u8],
+) -> Result<Private, TpmError> {
+    let seed = EncryptedSecret::try_from(seed).map_err(|_| TpmError::BadObject)?;
+    context
+        .execute_with_session(Some(AuthSession::Password), |context| {
+            let none = SymmetricDefinitionObject::Null;
+            context.import(parent.into(), None, public, duplicate, seed, none)
         })
+        .map_err(not_own("import the sealed object"))
+}
+
+/// What the TPM says to an object that it cannot load.
+fn not_own(what: &'static str) -> impl Fn(tss_esapi::Error) -> TpmError {
+    move |error| match kind(&error) {
+        // The private area is encrypted and authenticated by its parent.
+        Some(Kind::Integrity) => TpmError::Foreign,
+        Some(
+            Kind::Size | Kind::Value | Kind::Type | Kind::Hash | Kind::Attributes | Kind::EccPoint,
+        ) => TpmError::BadObject,
+        _ => during(what)(error),
+    }
+}
+
+/// Tells the library what the object's owner knows; it enters the session's HMAC and encryption, and
+/// is not sent.
+fn authenticate(
+    context: &mut Context,
+    object: KeyHandle,
+    auth: Option<&AuthValue>,
+) -> Result<(), TpmError> {
+    let Some(auth) = auth else { return Ok(()) };
+    let what = "take the PIN";
+    let auth = Auth::try_from(auth.expose()).map_err(during(what))?;
+    context.tr_set_auth(object.into(), auth).map_err(during(what))
 }
 
 fn release(
@@ -87,41 +134,30 @@ fn release(
     policy: &Policy,
     encrypt: bool,
 ) -> Result<SealedSecret, TpmError> {
-    let mut changed = None;
+    let mut changed = TpmError::PolicyFailed;
     for _ in 0..PCR_CHANGED_TRIES {
         let session = session::start(context, parent, SessionType::Policy, encrypt)?;
-        match satisfy(context, session, policy).and_then(|()| {
-            context.execute_with_session(Some(session), |context| context.unseal(object.into()))
-        }) {
+        let unsealed = satisfy(context, session, policy).and_then(|()| {
+            let unseal = |context: &mut Context| context.unseal(object.into());
+            Ok(context.execute_with_session(Some(session), unseal)?)
+        });
+        match unsealed {
             Ok(data) => {
                 session::forget(context, session);
                 return Ok(SealedSecret::from_unsealed(data.value().to_vec()));
             }
             Err(error) => {
                 session::abandon(context, session);
-                if kind(&error) != Some(Kind::PcrChanged) {
-                    return Err(during("unseal")(error));
+                match error {
+                    Unsatisfied::Meaning(error) => return Err(error),
+                    Unsatisfied::Library(error) => match kind(&error) {
+                        Some(Kind::PcrChanged) => changed = during("unseal")(error),
+                        Some(Kind::AuthFail | Kind::BadAuth) => return Err(TpmError::WrongPin),
+                        _ => return Err(during("unseal")(error)),
+                    },
                 }
-                changed = Some(error);
             }
         }
     }
-    Err(changed.map_or(TpmError::PolicyFailed, during("unseal")))
-}
-
-fn satisfy(
-    context: &mut Context,
-    session: AuthSession,
-    policy: &Policy,
-) -> Result<(), tss_esapi::Error> {
-    let session = PolicySession::try_from(session)?;
-    for Assertion::Pcr(selection) in &policy.assertions {
-        let pcrs = selection.pcrs.iter().copied().collect();
-        let list = pcr::selection_list([(selection.bank, pcrs)])?;
-        // An empty digest asks for the PCRs as they are; the object compares the outcome.
-        context.execute_without_session(|context| {
-            context.policy_pcr(session, Digest::default(), list)
-        })?;
-    }
-    Ok(())
+    Err(changed)
 }
