@@ -31,6 +31,9 @@ pub struct Global {
     /// File of pinned volumes
     #[arg(long, global = true, value_name = "FILE", default_value = "/etc/vmseal/pins.json")]
     pub pins: PathBuf,
+    /// Folder to look for signatures and pcrlock policies below, instead of /
+    #[arg(long, global = true, value_name = "FOLDER", default_value = "/", hide = true)]
+    pub root: PathBuf,
     /// How long to wait for the TPM, in seconds
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -81,9 +84,22 @@ pub struct Enroll {
     /// The volume.
     #[command(flatten)]
     pub volume: Volume,
-    /// How the TPM decides: pcr binds to the literal values of this boot
+    /// How the TPM decides: pcr binds to the literal values of this boot, authority to whatever
+    /// values a key has signed
     #[arg(long, value_enum, default_value_t = PolicyMode::Pcr)]
     pub policy: PolicyMode,
+    /// Public half of the key that signs, in PEM: with --policy authority
+    #[arg(long, value_name = "FILE", required_if_eq("policy", "authority"))]
+    pub authority_public: Option<PathBuf>,
+    /// File of signed PCR values, to prove the keyslot with; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub signature: Vec<PathBuf>,
+    /// Want a PIN too, asked for now and at every boot
+    #[arg(long)]
+    pub pin: bool,
+    /// Read the PIN from this file instead of asking
+    #[arg(long, value_name = "FILE", requires = "pin")]
+    pub pin_file: Option<PathBuf>,
     /// PCRs to seal to, such as 0+4+7; 15 is always added
     #[arg(long, value_name = "auto|PCRS", default_value = "auto")]
     pub pcrs: String,
@@ -109,6 +125,8 @@ pub struct Enroll {
 pub enum PolicyMode {
     /// Literal PCR values.
     Pcr,
+    /// PCR values that a key has signed, and PCR 15 = zeros.
+    Authority,
 }
 
 /// `vmseal unlock`
@@ -120,6 +138,12 @@ pub struct Unlock {
     /// Name of the device-mapper device to open
     #[arg(required_unless_present = "test", conflicts_with = "test")]
     pub name: Option<String>,
+    /// Read the PIN from this file instead of asking
+    #[arg(long, value_name = "FILE")]
+    pub pin_file: Option<PathBuf>,
+    /// File of signed PCR values, besides those of the system; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub signature: Vec<PathBuf>,
     /// Prove that a keyslot opens; activate nothing, latch nothing
     #[arg(long)]
     pub test: bool,
@@ -134,6 +158,9 @@ pub struct Status {
     /// Detached LUKS2 header
     #[arg(long, value_name = "FILE", requires = "device")]
     pub header: Option<PathBuf>,
+    /// File of signed PCR values, besides those of the system; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub signature: Vec<PathBuf>,
 }
 
 /// `vmseal revoke`

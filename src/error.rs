@@ -3,13 +3,13 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::boot::Mismatch;
+use crate::boot::{Mismatch, Unapproved};
 use crate::coverage::Uncovered;
 use crate::exit::Exit;
 use crate::luks::{LuksError, PinMismatch, PinsError, Unpinnable};
 use crate::measurement::{EventLogError, PcrBank, PcrError, PcrIndex, UserspaceLogError};
 use crate::token::TokenError;
-use crate::tpm::TpmError;
+use crate::tpm::{Lockout, TpmError};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,11 +44,8 @@ pub enum Error {
     },
     /// A volume that cannot be pinned.
     Unpinnable(Unpinnable),
-    /// No TPM token that vmseal can read.
-    NoToken {
-        /// Tokens that are there, and what they need.
-        unsupported: Vec<(u32, &'static str)>,
-    },
+    /// No TPM token.
+    NoToken,
     /// The only TPM tokens are malformed.
     BadToken {
         /// The first one's id.
@@ -62,6 +59,39 @@ pub enum Error {
         token: u32,
         /// What differs.
         mismatch: Mismatch,
+    },
+    /// Nobody who may has approved the present PCR values.
+    Unapproved {
+        /// The token that comes nearest.
+        token: u32,
+        /// What is lacking.
+        unapproved: Unapproved,
+    },
+    /// A signature file that was named and cannot be read.
+    SignatureFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A file that should hold the public half of an authority's key.
+    AuthorityKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A PIN is needed, and could not be had.
+    PinNeeded {
+        /// Why not.
+        cause: String,
+    },
+    /// The PIN is wrong.
+    WrongPin {
+        /// The token it was tried on.
+        token: u32,
+        /// What the TPM counts now.
+        lockout: Option<Lockout>,
     },
     /// The TPM released a secret that does not open the token's keyslot.
     KeyslotRefused {
@@ -171,8 +201,10 @@ impl Error {
             | Self::StillOpen { .. }
             | Self::NotShown { .. } => Exit::Internal,
             Self::NotPinned(_) | Self::NoPin { .. } | Self::NotComparable { .. } => Exit::NotPinned,
-            Self::NoToken { .. } => Exit::NoToken,
+            Self::NoToken => Exit::NoToken,
             Self::BadToken { .. } => Exit::BadToken,
+            Self::Unapproved { .. } => Exit::NoSignature,
+            Self::PinNeeded { .. } | Self::WrongPin { .. } => Exit::Pin,
             Self::PcrMismatch { .. } | Self::LogDisagrees { .. } => Exit::PcrMismatch,
             Self::Pcrs(_) => Exit::Usage,
             Self::Luks(_)
@@ -188,6 +220,8 @@ impl Error {
             | Self::NotSealed { .. }
             | Self::NothingToRevoke
             | Self::NoPassphrase { .. }
+            | Self::SignatureFile { .. }
+            | Self::AuthorityKey { .. }
             | Self::RecordFull
             | Self::RecordNewer { .. } => Exit::Refused,
         }
@@ -204,6 +238,10 @@ fn tpm_exit(error: &TpmError) -> Exit {
         TpmError::NoSrk | TpmError::Foreign => Exit::OtherTpm,
         TpmError::BadObject => Exit::BadToken,
         TpmError::Lockout => Exit::Lockout,
+        TpmError::WrongPin => Exit::Pin,
+        TpmError::BadSignature | TpmError::IndexGone { .. } | TpmError::IndexDiffers { .. } => {
+            Exit::NoSignature
+        }
         TpmError::PolicyFailed => Exit::PcrMismatch,
         TpmError::Response { .. } => Exit::Internal,
     }
@@ -224,14 +262,19 @@ impl fmt::Display for Error {
                 write!(f, "volume {uuid} has no pin in {}", pins.display())
             }
             Self::Unpinnable(error) => error.fmt(f),
-            Self::NoToken { unsupported } => match unsupported.as_slice() {
-                [] => f.write_str("the volume has no TPM token"),
-                [(token, why), ..] => {
-                    write!(f, "token {token} needs {why}, which vmseal does not open yet")
-                }
-            },
+            Self::NoToken => f.write_str("the volume has no TPM token"),
             Self::BadToken { token, error } => write!(f, "token {token} is malformed: {error}"),
             Self::PcrMismatch { mismatch, .. } => mismatch.fmt(f),
+            Self::Unapproved { unapproved, .. } => unapproved.fmt(f),
+            Self::SignatureFile { path, cause } => {
+                write!(f, "the signature file {}: {cause}", path.display())
+            }
+            Self::AuthorityKey { path, cause } => write!(f, "{}: {cause}", path.display()),
+            Self::PinNeeded { cause } => write!(f, "a PIN is needed: {cause}"),
+            Self::WrongPin { lockout: None, .. } => f.write_str("the PIN is wrong"),
+            Self::WrongPin { lockout: Some(lockout), .. } => {
+                write!(f, "the PIN is wrong; {lockout}")
+            }
             Self::KeyslotRefused { token, keyslot } => {
                 write!(f, "the secret of token {token} does not open keyslot {keyslot}")
             }

@@ -37,7 +37,7 @@ fn seal(tpm: &Tpm) -> (StorageKey, SealedSecret, SealedObject, Policy) {
     let parent = StorageKey::Persistent { handle: srk.handle, name: Some(srk.name) };
     let selection = pcrs(PcrBank::Sha256, &[4, 7, 15]);
     let values = tpm.read_pcrs(std::slice::from_ref(&selection)).unwrap();
-    let (secret, object) = tpm.seal(&parent, literal_digest(&values[0])).unwrap();
+    let (secret, object) = tpm.seal(&parent, literal_digest(&values[0]), None).unwrap();
     (parent, secret, object, Policy::literal(selection))
 }
 
@@ -46,18 +46,18 @@ fn what_was_sealed_is_released_until_one_of_its_pcrs_moves() {
     let swtpm = booted(&["sha256"]);
     let tpm = connect(&swtpm.tcti());
     let (parent, secret, object, policy) = seal(&tpm);
-    let released = tpm.unseal(&parent, &object, &policy).unwrap();
+    let released = tpm.unseal(&parent, &object, &policy, None).unwrap();
     assert!(released.expose() == secret.expose());
     drop(tpm);
     assert_eq!(swtpm.loaded(), 0, "nothing is left in the TPM");
 
     swtpm.extend(3, 1);
     let tpm = connect(&swtpm.tcti());
-    assert!(tpm.unseal(&parent, &object, &policy).is_ok(), "PCR 3 was not sealed to");
+    assert!(tpm.unseal(&parent, &object, &policy, None).is_ok(), "PCR 3 was not sealed to");
     drop(tpm);
     swtpm.extend(15, 1);
     let tpm = connect(&swtpm.tcti());
-    let refused = tpm.unseal(&parent, &object, &policy);
+    let refused = tpm.unseal(&parent, &object, &policy, None);
     assert!(matches!(refused, Err(TpmError::PolicyFailed)), "{:?}", refused.err());
     drop(tpm);
     assert_eq!(swtpm.loaded(), 0, "nothing is left in the TPM");
@@ -69,7 +69,7 @@ fn another_tpm_is_told_from_changed_pcrs() {
     let swtpm = booted(&["sha256"]);
     let (parent, _, object, policy) = seal(&connect(&swtpm.tcti()));
     let unseal = |parent: &StorageKey| {
-        connect(&swtpm.tcti()).unseal(parent, &object, &policy).err().expect("a refusal")
+        connect(&swtpm.tcti()).unseal(parent, &object, &policy, None).err().expect("a refusal")
     };
     swtpm.replace_owner();
     assert_eq!(unseal(&parent), TpmError::NoSrk);
@@ -86,7 +86,7 @@ fn the_secret_is_never_in_clear_on_the_way() {
     let proxy = Proxy::before(&swtpm);
     let tpm = connect(&proxy.tcti());
     let (parent, secret, object, policy) = seal(&tpm);
-    tpm.unseal(&parent, &object, &policy).unwrap();
+    tpm.unseal(&parent, &object, &policy, None).unwrap();
     drop(tpm);
     assert!(proxy.carried(object.private()), "the proxy sees what passes");
     assert!(!proxy.carried(secret.expose()), "the secret in clear");
@@ -126,9 +126,9 @@ fn every_token_of_systemd_with_literal_pcrs_is_opened() {
         let tokens = image.tokens("systemd-tpm2");
         assert_eq!(tokens.len(), 1, "{peer:?} {options:?}");
         let token = SystemdTpm2::parse(&tokens[0].1).unwrap();
-        let (object, policy) = token.literal_policy().expect("a policy that vmseal can satisfy");
+        let policies = token.policies(&[]).remove(0);
         let tpm = connect(&swtpm.tcti());
-        let secret = tpm.unseal(&token.parent, object, &policy);
+        let secret = tpm.unseal(&token.parent, &token.objects[0], &policies[0], None);
         let secret = secret.unwrap_or_else(|error| panic!("{peer:?} {options:?}: {error}"));
         let passphrase = secret.to_keyslot_passphrase();
         assert!(image.opens_with(std::str::from_utf8(passphrase.expose()).unwrap()));

@@ -5,32 +5,36 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::measurement::{Digest, PcrBank, PcrIndex, PcrSelection};
+use crate::policy::{Assertion, Policy};
 use crate::token::{Kind, Record, SystemdTpm2, TokenError};
 
-use super::mismatch::{Mismatch, PcrDifference};
+use super::approvals::Approvals;
+use super::mismatch::{Mismatch, Unapproved};
 use super::seal_point::BootLogs;
 
 /// What can be said of a TPM token where PCRs have given values.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// The TPM will release the secret, if it is the right TPM.
-    Fits(Box<SystemdTpm2>),
+    /// The TPM will release the secret, if it is the right TPM and, where the token wants one, the
+    /// PIN is right.
+    Fits(Box<Candidate>),
     /// PCRs differ from what was sealed to.
     Differs(Box<SystemdTpm2>, Mismatch),
+    /// Nobody who may has approved these PCR values.
+    Unapproved(Box<SystemdTpm2>, Unapproved),
     /// Sealed by another TPM.
-    Foreign {
-        /// The keyslot it opens.
-        keyslot: u32,
-    },
-    /// A kind of token that vmseal does not open.
-    Unsupported {
-        /// The keyslot it opens.
-        keyslot: u32,
-        /// What is not supported.
-        why: &'static str,
-    },
+    Foreign(Box<SystemdTpm2>),
     /// Not a token that anybody could use.
     Malformed(TokenError),
+}
+
+/// A token that fits, and what its sessions must satisfy: one policy for each sealed object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// The token.
+    pub token: SystemdTpm2,
+    /// The policies, with the signatures that approve the present values.
+    pub policies: Vec<Policy>,
 }
 
 impl Verdict {
@@ -39,9 +43,20 @@ impl Verdict {
         match self {
             Self::Fits(_) => "fits",
             Self::Differs(..) => "differs",
-            Self::Foreign { .. } => "foreign",
-            Self::Unsupported { .. } => "unsupported",
+            Self::Unapproved(..) => "unapproved",
+            Self::Foreign(_) => "foreign",
             Self::Malformed(_) => "malformed",
+        }
+    }
+
+    /// The token, where it is one.
+    pub fn token(&self) -> Option<&SystemdTpm2> {
+        match self {
+            Self::Fits(candidate) => Some(&candidate.token),
+            Self::Differs(token, _) | Self::Unapproved(token, _) | Self::Foreign(token) => {
+                Some(token)
+            }
+            Self::Malformed(_) => None,
         }
     }
 }
@@ -55,99 +70,139 @@ pub struct Judgement {
     pub verdict: Verdict,
 }
 
-/// Judges every `systemd-tpm2` token among `tokens`, in order of their ids. `pcr` tells the value
-/// of a PCR; the record serves to name what differs.
-pub fn judge(
-    tokens: &BTreeMap<u32, Value>,
-    record: Option<&Record>,
-    pcr: impl Fn(PcrBank, PcrIndex) -> Option<Digest>,
-) -> Vec<Judgement> {
-    tokens
-        .iter()
-        .filter(|(_, json)| SystemdTpm2::is_type_of(json) && !opens_nothing(json))
-        .map(|(id, json)| Judgement { token: *id, verdict: verdict(json, record, &pcr) })
-        .collect()
+/// The tokens of a header, and what is known besides about the boots that they are for.
+pub struct Choice {
+    tokens: Vec<(u32, Result<SystemdTpm2, TokenError>)>,
+    record: Option<Record>,
+    approvals: Approvals,
 }
 
-/// Adds to each mismatch the first event that differs, as far as record and logs tell.
-pub fn name_events(judgements: &mut [Judgement], record: Option<&Record>, logs: &BootLogs) {
-    for judgement in judgements {
-        if let Verdict::Differs(token, mismatch) = &mut judgement.verdict
-            && let Some(hash) = token.policy_hashes.first()
-            && let Some(entry) = record.and_then(|record| record.entry(hash))
-        {
-            mismatch.name_events(entry, logs);
+impl Choice {
+    /// The `systemd-tpm2` tokens among `tokens`, in order of their ids. `approvals` is asked only
+    /// where one of them needs it; the record's own signatures join them.
+    pub fn among(tokens: &BTreeMap<u32, Value>, approvals: impl FnOnce() -> Approvals) -> Self {
+        // It only serves to explain, and to carry signatures, which speak for themselves.
+        let record = Record::find(tokens).and_then(|(_, record)| record.ok());
+        let tokens: Vec<_> = tokens
+            .iter()
+            .filter(|(_, json)| SystemdTpm2::is_type_of(json) && !opens_nothing(json))
+            .map(|(id, json)| (*id, SystemdTpm2::parse(json)))
+            .collect();
+        let needed = tokens
+            .iter()
+            .any(|(_, token)| token.as_ref().is_ok_and(|token| token.kind != Kind::Literal));
+        let mut approvals = if needed { approvals() } else { Approvals::default() };
+        if let Some(record) = &record {
+            approvals.signatures.merge(record.signatures.clone());
         }
+        Self { tokens, record, approvals }
     }
-}
 
-/// The PCRs that must be known to judge `tokens`, one selection a bank.
-pub fn literal_selections(tokens: &BTreeMap<u32, Value>) -> Vec<PcrSelection> {
-    let mut banks = BTreeMap::<PcrBank, PcrSelection>::new();
-    for token in tokens.values().filter_map(|json| SystemdTpm2::parse(json).ok()) {
-        if token.literal_policy().is_some() {
-            banks
-                .entry(token.pcrs.bank)
-                .or_insert_with(|| PcrSelection::new(token.pcrs.bank, []))
+    /// The record, where the header has one that can be read.
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
+    }
+
+    /// The PCRs that must be known to judge, one selection a bank.
+    pub fn selections(&self) -> Vec<PcrSelection> {
+        let mut banks = BTreeMap::<PcrBank, PcrSelection>::new();
+        let tokens = self.tokens.iter().filter_map(|(_, token)| token.as_ref().ok());
+        let policies = tokens.flat_map(|token| token.policies(&self.approvals.pcrlock)).flatten();
+        for selection in policies.flat_map(|policy| policy.selections().collect::<Vec<_>>()) {
+            let bank = banks.entry(selection.bank);
+            bank.or_insert_with(|| PcrSelection::new(selection.bank, []))
                 .pcrs
-                .extend(&token.pcrs.pcrs);
+                .extend(selection.pcrs);
+        }
+        banks.into_values().filter(|selection| !selection.pcrs.is_empty()).collect()
+    }
+
+    /// Judges every token. `pcr` tells the value of a PCR.
+    pub fn judge(&self, pcr: impl Fn(PcrBank, PcrIndex) -> Option<Digest>) -> Vec<Judgement> {
+        let verdict = |token: &Result<SystemdTpm2, TokenError>| match token {
+            Ok(token) => self.verdict(token, &pcr),
+            Err(error) => Verdict::Malformed(error.clone()),
+        };
+        self.tokens
+            .iter()
+            .map(|(id, token)| Judgement { token: *id, verdict: verdict(token) })
+            .collect()
+    }
+
+    /// Adds to each mismatch the first event that differs, as far as record and logs tell.
+    pub fn name_events(&self, judgements: &mut [Judgement], logs: &BootLogs) {
+        for judgement in judgements {
+            let (token, mismatch) = match &mut judgement.verdict {
+                Verdict::Differs(token, mismatch) => (token, mismatch),
+                Verdict::Unapproved(token, Unapproved { mismatch: Some(mismatch), .. }) => {
+                    (token, mismatch)
+                }
+                _ => continue,
+            };
+            if let Some(entry) = mismatch.entry(self.record.as_ref(), token) {
+                mismatch.name_events(entry, logs);
+            }
         }
     }
-    banks.into_values().filter(|selection| !selection.pcrs.is_empty()).collect()
+
+    fn verdict(
+        &self,
+        token: &SystemdTpm2,
+        pcr: &impl Fn(PcrBank, PcrIndex) -> Option<Digest>,
+    ) -> Verdict {
+        let meanings = token.policies(&self.approvals.pcrlock);
+        let holds = |policies: &Vec<Policy>| {
+            let reached = policies.iter().map(|policy| policy.digest(pcr));
+            reached.eq(token.policy_hashes.iter().map(|hash| Some(*hash)))
+        };
+        let token = token.clone();
+        let Some(mut policies) = meanings.into_iter().find(holds) else {
+            if token.pcrs.pcrs.is_empty() {
+                // Nothing that this boot could change enters the digest.
+                return match Unapproved::without_policy(&token) {
+                    Some(unapproved) => Verdict::Unapproved(Box::new(token), unapproved),
+                    None => Verdict::Malformed(TokenError::Value {
+                        field: "tpm2-policy-hash",
+                        found: "not the policy of such a token".to_owned(),
+                    }),
+                };
+            }
+            let mismatch = Mismatch::literal(&token, self.record.as_ref(), pcr);
+            return Verdict::Differs(Box::new(token), mismatch);
+        };
+        for assertion in policies.iter_mut().flat_map(|policy| &mut policy.assertions) {
+            match assertion {
+                Assertion::Authorize(authorization) => {
+                    let signatures = &self.approvals.signatures;
+                    authorization.signatures = authorization
+                        .approved(pcr)
+                        .map(|approved| signatures.matching(authorization, &approved))
+                        .unwrap_or_default();
+                    if authorization.signatures.is_empty() {
+                        let record = self.record.as_ref();
+                        let why =
+                            Unapproved::unsigned(&token, authorization, signatures, record, pcr);
+                        return Verdict::Unapproved(Box::new(token), why);
+                    }
+                }
+                Assertion::Stored(stored) => {
+                    let name = &stored.name;
+                    let policy = self.approvals.pcrlock.iter().find(|known| known.name == *name);
+                    let Some(policy) = policy else {
+                        return Verdict::Unapproved(Box::new(token), Unapproved::no_pcrlock());
+                    };
+                    if let Some(mismatch) = Mismatch::stored(policy, pcr) {
+                        return Verdict::Differs(Box::new(token), mismatch);
+                    }
+                }
+                Assertion::Pcr(_) | Assertion::AuthValue => {}
+            }
+        }
+        Verdict::Fits(Box::new(Candidate { token, policies }))
+    }
 }
 
 /// A token whose keyslot is gone, as `cryptsetup luksKillSlot` leaves it.
 fn opens_nothing(json: &Value) -> bool {
     json.get("keyslots").and_then(Value::as_array).is_some_and(Vec::is_empty)
-}
-
-fn verdict(
-    json: &Value,
-    record: Option<&Record>,
-    pcr: &impl Fn(PcrBank, PcrIndex) -> Option<Digest>,
-) -> Verdict {
-    let token = match SystemdTpm2::parse(json) {
-        Ok(token) => token,
-        Err(error) => return Verdict::Malformed(error),
-    };
-    let Some((_, policy)) = token.literal_policy() else {
-        return Verdict::Unsupported { keyslot: token.keyslot, why: unsupported(&token) };
-    };
-    let reached = policy.digest(pcr);
-    if reached.is_some() && reached.as_ref() == token.policy_hashes.first() {
-        return Verdict::Fits(Box::new(token));
-    }
-    if token.pcrs.pcrs.is_empty() {
-        let found = "not the policy of a token without PCRs".to_owned();
-        return Verdict::Malformed(TokenError::Value { field: "tpm2-policy-hash", found });
-    }
-    let entry = token
-        .policy_hashes
-        .first()
-        .and_then(|hash| record?.entry(hash))
-        .filter(|entry| entry.values.selection() == token.pcrs);
-    let differences = token
-        .pcrs
-        .pcrs
-        .iter()
-        .map(|index| PcrDifference {
-            pcr: *index,
-            expected: entry.and_then(|entry| entry.values.get(*index)).copied(),
-            found: pcr(token.pcrs.bank, *index),
-            event: None,
-        })
-        .filter(|difference| entry.is_none() || difference.expected != difference.found)
-        .collect();
-    let mismatch = Mismatch { bank: token.pcrs.bank, recorded: entry.is_some(), differences };
-    Verdict::Differs(Box::new(token), mismatch)
-}
-
-fn unsupported(token: &SystemdTpm2) -> &'static str {
-    match token.kind {
-        _ if token.pin => "a PIN",
-        Kind::Literal => "an object sealed outside the TPM",
-        Kind::Signed => "signed PCR values",
-        Kind::Pcrlock => "a pcrlock policy",
-        Kind::SignedAndPcrlock => "signed PCR values and a pcrlock policy",
-    }
 }

@@ -1,5 +1,6 @@
 //! The boot step: pin → tokens → choose → unseal → open → latch.
 
+mod approvals;
 mod choose;
 mod latch;
 mod mismatch;
@@ -7,9 +8,11 @@ mod open;
 mod release;
 mod seal_point;
 
-pub use choose::{Judgement, Verdict, judge, literal_selections, name_events};
+pub use approvals::{Approvals, Sources};
+pub use choose::{Candidate, Choice, Judgement, Verdict};
 pub use latch::{LATCH_WORD, latch, latch_volume, volume_measurement};
-pub use mismatch::{Mismatch, PcrDifference};
+pub use mismatch::{Lacking, Mismatch, PcrDifference, Unapproved};
 pub use open::{Opening, open_and_latch};
-pub use release::{Released, name_foreign, release};
+pub(crate) use release::passphrase;
+pub use release::{Means, Released, name_foreign, release};
 pub use seal_point::{BootLogs, SealPoint};

@@ -1,6 +1,7 @@
 //! `vmseal enroll`: seals a keyslot to this TPM and this boot.
 
-use std::io::{self, IsTerminal};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
 
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
@@ -8,21 +9,21 @@ use serde_json::{Value, json};
 use vmseal::Error;
 use vmseal::boot::BootLogs;
 use vmseal::coverage::{Component, Coverage};
-use vmseal::enroll::{self, Chosen, Enrolled, Plan};
+use vmseal::enroll::{self, Chosen, Enrolled, Plan, With};
 use vmseal::luks::{Device, HeaderCopy};
 use vmseal::measurement::pcr::{join_pcrs, parse_pcrs};
 use vmseal::measurement::{PcrSelection, PcrValues};
-use vmseal::policy::with_latch;
+use vmseal::policy::{AuthorityKey, with_latch};
 use vmseal::recovery::RecoveryKey;
 use vmseal::tpm::{Tpm, TpmError};
 
 use super::terminal::{self, Talk};
 use super::{Done, inputs};
-use crate::cli::{Enroll, Global, PolicyMode};
+use crate::cli::{Enroll, Global};
 
 /// Plans, asks for the passphrase, seals, and says what was done.
 pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
-    let PolicyMode::Pcr = args.policy;
+    let authority = authority(args)?;
     let chosen = match args.pcrs.as_str() {
         "auto" => Chosen::Auto,
         list => Chosen::Pcrs(parse_pcrs(list).map_err(Error::from)?),
@@ -34,7 +35,8 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     enroll::check_pinned(&global.pins, copy.metadata(), None)?;
     drop(copy);
     let tpm = inputs::tpm(global)?;
-    let plan = plan(global, args, &chosen, &tpm)?;
+    let sources = inputs::sources(global, &args.signature)?;
+    let plan = Plan { authority, pin: args.pin, ..plan(global, args, &chosen, &tpm)? };
     for component in &plan.uncovered {
         talk.remark(format_args!(
             "WARNING: no PCR covers the {component}: a changed one opens too"
@@ -54,13 +56,19 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     talk.detail(describe(&plan));
     let prompt = format!("Passphrase of {}: ", device.display());
     let passphrase = terminal::passphrase(args.unlock_key_file.as_deref(), &prompt)?;
+    let pin = match args.pin {
+        true => Some(terminal::new_pin(args.pin_file.as_deref(), talk)?),
+        false => None,
+    };
     let mut device = Device::open(device, header).map_err(Error::from)?;
     let (opened, key) = device.open_keyslot(None, &passphrase).map_err(Error::from)?;
     drop(passphrase);
     // A recovery key must fit as well, or nothing is written.
     let extra: Vec<Value> =
         args.recovery_key.then(|| enroll::recovery_token(31)).into_iter().collect();
-    let enrolled = enroll::apply(&mut device, (opened, &key), &tpm, &plan, &global.pins, &extra)?;
+    let with =
+        With { pins: &global.pins, extra: &extra, pin: pin.as_ref(), approvals: &sources.gather() };
+    let enrolled = enroll::apply(&mut device, (opened, &key), &tpm, &plan, &with)?;
     if args.recovery_key {
         enroll::add_recovery_key(&mut device, &key, |recovery, keyslot| {
             report(talk, &plan, &enrolled, Some((recovery, keyslot)))
@@ -72,6 +80,17 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     }
     talk.detail(format_args!("pinned the volume in {}", global.pins.display()));
     Ok(())
+}
+
+/// The key whose signatures are to count, where `--policy` says so.
+fn authority(args: &Enroll) -> Result<Option<AuthorityKey>, Error> {
+    let Some(path) = args.authority_public.as_deref() else { return Ok(None) };
+    let refused = |cause: String| Error::AuthorityKey { path: path.to_owned(), cause };
+    let mut pem = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(AuthorityKey::MAX_PEM as u64 + 1).read_to_end(&mut pem))
+        .map_err(|error| refused(error.to_string()))?;
+    AuthorityKey::from_pem(&pem).map(Some).map_err(|error| refused(error.to_string()))
 }
 
 fn plan(global: &Global, args: &Enroll, chosen: &Chosen, tpm: &Tpm) -> Result<Plan, Error> {
@@ -98,10 +117,17 @@ fn plan(global: &Global, args: &Enroll, chosen: &Chosen, tpm: &Tpm) -> Result<Pl
 }
 
 fn describe(plan: &Plan) -> String {
-    let pcrs = join_pcrs(&plan.selection().pcrs);
+    let literal = join_pcrs(&plan.literal().pcrs);
+    let pcrs = match plan.authorization() {
+        Some(signed) => {
+            format!("signed PCRs {} and PCR {literal}", join_pcrs(&signed.pcrs.pcrs))
+        }
+        None => format!("PCRs {literal}"),
+    };
+    let pin = if plan.pin { ", with a PIN" } else { "" };
     let path =
         plan.coverage.as_ref().map(|coverage| format!(", boot path: {}", coverage.boot_path()));
-    format!("PCRs {pcrs} of the {} bank{}", plan.values.bank(), path.unwrap_or_default())
+    format!("{pcrs} of the {} bank{pin}{}", plan.values.bank(), path.unwrap_or_default())
 }
 
 fn plan_json(plan: &Plan) -> Value {
@@ -109,6 +135,13 @@ fn plan_json(plan: &Plan) -> Value {
         "bank": plan.values.bank(),
         "pcrs": plan.values,
         "policy_hash": plan.policy_digest().to_string(),
+        "pin": plan.pin,
+        "to_be_signed": plan.authorization().map(|authorization| json!({
+            "bank": authorization.pcrs.bank,
+            "pcrs": authorization.pcrs.pcrs.iter().map(|pcr| pcr.get()).collect::<Vec<_>>(),
+            "pkfp": authorization.key.fingerprint().to_string(),
+            "pol": plan.to_be_signed().map(|digest| digest.to_string()),
+        })),
         "boot_path": plan.coverage.as_ref().map(|coverage| coverage.boot_path().to_string()),
         "uncovered": plan.uncovered.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
@@ -147,8 +180,17 @@ fn report(
     }
     for keyslot in &enrolled.kept {
         talk.prose(format_args!("kept keyslot {keyslot}, sealed before"));
+        if plan.pin {
+            talk.remark(format_args!(
+                "keyslot {keyslot} may open without this PIN: vmseal status tells, vmseal revoke removes it"
+            ));
+        }
     }
-    if !enrolled.proven {
+    if let (false, Some(digest)) = (enrolled.proven, plan.to_be_signed()) {
+        talk.remark(format_args!(
+            "not proven to open: that takes a signature of {digest}, and a boot that is not latched"
+        ));
+    } else if !enrolled.proven {
         talk.remark("this boot is latched: whether it opens shows at the next boot");
     }
     if let Some((key, keyslot)) = recovery {

@@ -1,6 +1,7 @@
 //! What to do next, for each error: the library says what is wrong, this says the way out.
 
 use vmseal::Error;
+use vmseal::boot::Lacking;
 use vmseal::luks::{LuksError, PinsError};
 use vmseal::tpm::TpmError;
 
@@ -31,6 +32,13 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         Error::Tpm(TpmError::BankInactive { .. }) => "choose a bank that the TPM keeps with --bank",
         Error::Tpm(TpmError::BadObject) => {
             "remove the token with: vmseal revoke DEVICE --tpm, then run: vmseal enroll DEVICE"
+        }
+        Error::Tpm(TpmError::WrongPin) => "try again with the right PIN: each wrong try counts",
+        Error::Tpm(TpmError::BadSignature) => {
+            "name a file with a valid signature of this boot's PCRs: --signature FILE"
+        }
+        Error::Tpm(TpmError::IndexGone { .. } | TpmError::IndexDiffers { .. }) => {
+            "run systemd-pcrlock make-policy, or seal the volume anew: vmseal enroll DEVICE"
         }
         Error::Tpm(_) => "look for TPM errors in the kernel log: dmesg | grep -i tpm",
         Error::Luks(LuksError::DeviceMissing { .. }) => "check the path: lsblk lists block devices",
@@ -63,11 +71,13 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         }
         Error::NotComparable { .. } => "compare the device with a header backup",
         Error::StillOpen { .. } => "power the machine off: the TPM would release the key once more",
-        Error::NoPin { .. } => "a volume is pinned when it is enrolled: vmseal enroll DEVICE",
+        Error::NoPin { .. } => {
+            "a volume is pinned when it is enrolled or adopted: vmseal enroll DEVICE, or vmseal adopt DEVICE"
+        }
         Error::Unpinnable(_) => {
             "only a finished LUKS2 volume with one encrypted segment can be sealed"
         }
-        Error::NoToken { .. } => "seal the volume to this TPM: vmseal enroll DEVICE",
+        Error::NoToken => "seal the volume to this TPM: vmseal enroll DEVICE",
         Error::BadToken { .. } => {
             "remove it with: vmseal revoke DEVICE --tpm, then run: vmseal enroll DEVICE"
         }
@@ -77,6 +87,22 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         Error::PcrMismatch { .. } => {
             "If you did not make this change, do not type the passphrase here. If you did, and checked it, run: vmseal enroll DEVICE"
         }
+        Error::Unapproved { unapproved, .. } => match unapproved.lacking {
+            Lacking::Signature { .. } => {
+                "If you did not make this change, do not type the passphrase here. Else have this boot's PCRs signed, and name the file with --signature FILE"
+            }
+            Lacking::PcrlockPolicy => {
+                "run systemd-pcrlock make-policy, or seal the volume anew: vmseal enroll DEVICE"
+            }
+        },
+        Error::SignatureFile { .. } => {
+            "name a tpm2-pcr-signature.json as systemd-measure writes it"
+        }
+        Error::AuthorityKey { .. } => {
+            "give the public half of an RSA key in PEM: openssl pkey -in KEY -pubout"
+        }
+        Error::PinNeeded { .. } => "give the PIN at the terminal, or in a file: --pin-file FILE",
+        Error::WrongPin { .. } => "try again with the right PIN: each wrong try counts",
         Error::KeyslotRefused { .. } | Error::KeyslotTooCostly { .. } => {
             "the keyslot was changed after enrolling: run vmseal enroll DEVICE"
         }

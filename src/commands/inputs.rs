@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vmseal::Error;
-use vmseal::boot::BootLogs;
+use vmseal::boot::{BootLogs, Sources};
 use vmseal::tpm::{Connecting, Tcti, Tpm};
 
 use crate::cli::Global;
@@ -36,6 +36,16 @@ pub fn begin_tpm(global: &Global) -> Result<Connecting, Error> {
 /// [`Error::Tpm`].
 pub fn tcti(global: &Global) -> Result<Tcti, Error> {
     global.tcti.as_deref().map_or(Ok(Tcti::default()), |text| Ok(text.parse()?))
+}
+
+/// Where to look for approvals: the named signature files, then the system's.
+///
+/// # Errors
+/// [`Error::SignatureFile`].
+pub fn sources(global: &Global, files: &[PathBuf]) -> Result<Sources, Error> {
+    let mut sources = Sources::below(&global.root);
+    files.iter().try_for_each(|file| sources.add_file(file))?;
+    Ok(sources)
 }
 
 /// The logs of the running system, or those that were named.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use vmseal::Error;
-use vmseal::boot::{self, BootLogs, Judgement, Verdict};
+use vmseal::boot::{self, BootLogs, Choice, Judgement, Sources, Verdict};
 use vmseal::enroll::KeyslotUse;
 use vmseal::luks::{HeaderCopy, LuksError, Metadata, Pins};
 use vmseal::measurement::{Digest, PcrBank, PcrIndex, PcrSelection, PcrValues};
@@ -23,15 +23,21 @@ pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
     let tpm = inputs::tpm(global);
     let pcrs = seal_point(global, tpm.as_ref(), talk);
     let tpm = tpm.ok();
+    let sources = inputs::sources(global, &args.signature)?;
     let pins = Pins::read(&global.pins).map_err(Error::from)?;
     let mut reports = vec![];
     match &args.device {
-        Some(device) => {
-            reports.push(report(device, args.header.as_deref(), &pins, &pcrs, tpm.as_ref())?)
-        }
+        Some(device) => reports.push(report(
+            device,
+            args.header.as_deref(),
+            &pins,
+            &pcrs,
+            &sources,
+            tpm.as_ref(),
+        )?),
         None => {
             for device in block_devices() {
-                match report(&device, None, &pins, &pcrs, tpm.as_ref()) {
+                match report(&device, None, &pins, &pcrs, &sources, tpm.as_ref()) {
                     Ok(report) => reports.push(report),
                     Err(Error::Luks(LuksError::NotLuks2 { .. } | LuksError::Io { .. })) => {}
                     Err(error) => talk.remark(format_args!("{}: {error}", device.display())),
@@ -136,19 +142,20 @@ fn report(
     header: Option<&Path>,
     pins: &Pins,
     pcrs: &Pcrs,
+    sources: &Sources,
     tpm: Option<&Tpm>,
 ) -> Result<VolumeReport, Error> {
     let copy = HeaderCopy::read(device, header)?;
     let metadata = copy.metadata().clone();
     let tokens = metadata.tokens();
     let record = Record::find(&tokens).map(|(_, record)| record.map_err(|error| error.to_string()));
-    let known = record.as_ref().and_then(|record| record.as_ref().ok());
-    let mut judgements = boot::judge(&tokens, known, |bank, pcr| pcrs.get(bank, pcr));
+    let choice = Choice::among(&tokens, || sources.gather());
+    let mut judgements = choice.judge(|bank, pcr| pcrs.get(bank, pcr));
     if let Some(logs) = &pcrs.logs {
-        boot::name_events(&mut judgements, known, logs);
+        choice.name_events(&mut judgements, logs);
     }
     if let Some(tpm) = tpm {
-        boot::name_foreign(&mut judgements, tpm);
+        boot::name_foreign(&mut judgements, tpm)?;
     }
     let pinned = match pins.get(metadata.uuid())? {
         None => "no",
@@ -180,22 +187,22 @@ impl VolumeReport {
                 let mut json =
                     json!({ "token": judgement.token, "verdict": judgement.verdict.name() });
                 let more = match &judgement.verdict {
-                    Verdict::Fits(token) => json!({ "keyslot": token.keyslot }),
-                    Verdict::Differs(token, mismatch) => json!({
-                        "keyslot": token.keyslot,
-                        "pcrs": mismatch.pcrs(),
-                        "why": mismatch.to_string(),
-                    }),
-                    Verdict::Foreign { keyslot } => {
-                        json!({ "keyslot": keyslot, "why": "sealed by another TPM" })
+                    Verdict::Fits(_) => json!({}),
+                    Verdict::Differs(_, mismatch) => {
+                        json!({ "pcrs": mismatch.pcrs(), "why": mismatch.to_string() })
                     }
-                    Verdict::Unsupported { keyslot, why } => {
-                        json!({ "keyslot": keyslot, "why": format!("needs {why}") })
-                    }
+                    Verdict::Unapproved(_, unapproved) => json!({ "why": unapproved.to_string() }),
+                    Verdict::Foreign(_) => json!({ "why": "sealed by another TPM" }),
                     Verdict::Malformed(error) => json!({ "why": error.to_string() }),
                 };
                 if let (Some(json), Value::Object(more)) = (json.as_object_mut(), more) {
                     json.extend(more);
+                    if let Some(token) = judgement.verdict.token() {
+                        json.insert("keyslot".into(), token.keyslot.into());
+                        json.insert("needs".into(), token.summary().to_string().into());
+                        json.insert("pin".into(), token.pin.is_some().into());
+                        json.insert("written_since".into(), token.writer().since.into());
+                    }
                 }
                 json
             })
@@ -232,30 +239,39 @@ impl VolumeReport {
         if self.judgements.is_empty() {
             let _ = writeln!(out, "  no TPM token");
         }
-        for Judgement { token, verdict } in &self.judgements {
+        for Judgement { token: id, verdict } in &self.judgements {
+            if let Some(token) = verdict.token() {
+                let _ = writeln!(
+                    out,
+                    "  token {id}: {}; form of systemd {} or later",
+                    token.summary(),
+                    token.writer().since
+                );
+            }
             let said = match verdict {
                 _ if pcrs.source == Source::Unknown => {
                     "cannot tell: no event log and no TPM".into()
                 }
-                Verdict::Fits(token) => {
+                Verdict::Fits(candidate) => {
                     format!(
-                        "opens keyslot {} in this boot (by the {})",
-                        token.keyslot,
+                        "opens keyslot {} in this boot{} (by the {})",
+                        candidate.token.keyslot,
+                        if candidate.token.pin.is_some() { ", given the PIN" } else { "" },
                         pcrs.source.name()
                     )
                 }
                 Verdict::Differs(token, mismatch) => {
                     format!("does not open keyslot {}: {mismatch}", token.keyslot)
                 }
-                Verdict::Foreign { keyslot } => {
-                    format!("does not open keyslot {keyslot}: it was sealed by another TPM")
+                Verdict::Unapproved(token, unapproved) => {
+                    format!("does not open keyslot {}: {unapproved}", token.keyslot)
                 }
-                Verdict::Unsupported { keyslot, why } => {
-                    format!("keyslot {keyslot} needs {why}, which vmseal does not open yet")
+                Verdict::Foreign(token) => {
+                    format!("does not open keyslot {}: it was sealed by another TPM", token.keyslot)
                 }
                 Verdict::Malformed(error) => format!("malformed: {error}"),
             };
-            let _ = writeln!(out, "  token {token}: {said}");
+            let _ = writeln!(out, "  token {id}: {said}");
         }
         if let Some(Err(error)) = &self.record {
             let _ = writeln!(out, "  record: malformed: {error}");

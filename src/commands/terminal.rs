@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::FileType;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use vmseal::Error;
-use vmseal::secret::{KeyslotPassphrase, SecretBuffer};
+use vmseal::secret::{KeyslotPassphrase, SecretBuffer, TypedPin};
 
 use crate::cli::Global;
 
@@ -172,6 +172,40 @@ impl Drop for Silence {
     fn drop(&mut self) {
         let _ = tcsetattr(&self.terminal, OptionalActions::Flush, &self.before);
     }
+}
+
+/// The PIN: the first line of `file`, or asked for.
+///
+/// # Errors
+/// [`Error::PinNeeded`].
+pub fn pin(file: Option<&std::path::Path>, prompt: &str) -> Result<TypedPin, Error> {
+    let refused = |error: Error| match error {
+        Error::NoPassphrase { cause } => Error::PinNeeded { cause },
+        other => other,
+    };
+    let typed = passphrase(file, prompt).map_err(refused)?;
+    let line = typed.expose().split(|byte| *byte == b'\n').next().unwrap_or_default();
+    if line.is_empty() {
+        return Err(Error::PinNeeded { cause: "it is empty".into() });
+    }
+    Ok(TypedPin::new(line.to_vec()))
+}
+
+/// A new PIN: the first line of `file`, or asked for twice.
+///
+/// # Errors
+/// [`Error::PinNeeded`], also where it was not typed the same twice.
+pub fn new_pin(file: Option<&std::path::Path>, talk: Talk) -> Result<TypedPin, Error> {
+    /// A PIN is guessed at the pace that the TPM's lockout allows: a few thousand times a year.
+    const SHORT: usize = 6;
+    let first = pin(file, "New PIN: ")?;
+    if file.is_none() && pin(None, "The same PIN again: ")?.expose() != first.expose() {
+        return Err(Error::PinNeeded { cause: "the two were not the same".into() });
+    }
+    if first.expose().len() < SHORT {
+        talk.remark("the PIN is short: only the TPM's lockout keeps it from being guessed");
+    }
+    Ok(first)
 }
 
 /// The passphrase of a volume: the whole content of `file`, or asked for.

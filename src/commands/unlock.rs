@@ -2,10 +2,11 @@
 
 use serde_json::json;
 use vmseal::Error;
-use vmseal::boot::{self, Opening};
+use vmseal::boot::{self, Means, Opening};
 use vmseal::luks::{HeaderCopy, Pin, Pins};
+use vmseal::tpm::Lockout;
 
-use super::terminal::Talk;
+use super::terminal::{self, Talk};
 use super::{Done, inputs};
 use crate::cli::{Global, Unlock};
 
@@ -18,7 +19,21 @@ pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
     let pins = Pins::read(&global.pins).map_err(Error::from)?;
     let uuid = header.metadata().uuid().to_owned();
     let pin = pins.get(&uuid).map_err(Error::from)?;
-    let log = || inputs::boot_logs(global.eventlog.as_deref(), None).ok();
+    let sources = inputs::sources(global, &args.signature)?;
+    let ask_pin = |lockout: Lockout| {
+        if args.pin_file.is_none() && lockout.counter > 0 {
+            talk.remark(lockout);
+        }
+        terminal::pin(
+            args.pin_file.as_deref(),
+            &format!("PIN of {}: ", args.volume.device.display()),
+        )
+    };
+    let means = Means {
+        approvals: &|| sources.gather(),
+        pin: &ask_pin,
+        logs: &|| inputs::boot_logs(global.eventlog.as_deref(), None).ok(),
+    };
     match &pin {
         Some(pin) => pin.check_header(header.metadata()),
         None => Pin::check_unpinned(header.metadata()),
@@ -26,7 +41,7 @@ pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
     .map_err(Error::from)?;
     let Some(name) = &args.name else {
         let tpm = connecting?.connected().map_err(Error::from)?;
-        let released = boot::release(&tpm, &mut header, pin.as_ref(), log)?;
+        let released = boot::release(&tpm, &mut header, pin.as_ref(), &means)?;
         if pin.is_none() {
             talk.remark(format_args!(
                 "volume {uuid} has no pin in {}: at boot it would be refused",
@@ -50,7 +65,7 @@ pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
     };
     let pin = pin.ok_or_else(|| Error::NoPin { uuid, pins: global.pins.clone() })?;
     let tpm = connecting?.connected().map_err(Error::from)?;
-    let released = boot::release(&tpm, &mut header, Some(&pin), log)?;
+    let released = boot::release(&tpm, &mut header, Some(&pin), &means)?;
     boot::open_and_latch(&tpm, &mut [Opening { header: &mut header, name, released: &released }])?;
     if talk.json {
         talk.object(

@@ -3,14 +3,16 @@
 //! before it is made, so that the next enrolment can tell an orphan from a passphrase; the old
 //! keyslot goes only when the new one has been seen to open.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
 
+use crate::boot::{self, Approvals, Choice, Judgement, Verdict};
 use crate::error::Error;
 use crate::luks::{Device, Metadata, Pin, Pins};
-use crate::secret::{KeyslotPassphrase, VolumeKey};
-use crate::token::{BootEntry, Record, SystemdTpm2};
+use crate::secret::{KeyslotPassphrase, TypedPin, VolumeKey};
+use crate::token::{BootEntry, PinDerivation, Record, Sealed, SystemdTpm2};
 use crate::tpm::{StorageKey, Tpm, TpmError};
 
 use super::keyslots::{first_free_keyslot, sealed_keyslots};
@@ -48,9 +50,20 @@ pub fn check_pinned(
     Ok(key.map_or(Ok(()), |key| pin.check_key(key))?)
 }
 
+/// What an enrolment needs besides its plan.
+pub struct With<'a> {
+    /// The file of pins.
+    pub pins: &'a Path,
+    /// JSON that the caller will add afterwards: it must fit too, or nothing is written.
+    pub extra: &'a [Value],
+    /// The PIN, where the plan wants one.
+    pub pin: Option<&'a TypedPin>,
+    /// Approvals, to prove a keyslot that an authority's signature opens.
+    pub approvals: &'a Approvals,
+}
+
 /// Seals a new keyslot as `plan` says and pins the volume, whose key came out of keyslot `opened`:
-/// that one is never removed. `extra` is JSON that the caller will add
-/// afterwards: it must fit too, or nothing is written.
+/// that one is never removed.
 ///
 /// # Errors
 /// Refusals come before the first write. Where a later step fails, what was added is taken back, or,
@@ -60,9 +73,9 @@ pub fn apply(
     (opened, key): (u32, &VolumeKey),
     tpm: &Tpm,
     plan: &Plan,
-    pins_file: &Path,
-    extra: &[Value],
+    with: &With<'_>,
 ) -> Result<Enrolled, Error> {
+    let With { pins: pins_file, extra, .. } = *with;
     /// Two digits, the longest number that a keyslot can have.
     const LONGEST: u32 = 31;
     let pin = Pin::of(device.metadata(), key)?;
@@ -84,12 +97,27 @@ pub fn apply(
     }
     let srk = tpm.srk(true)?.ok_or(TpmError::NoSrk)?;
     let parent = StorageKey::Persistent { handle: srk.handle, name: Some(srk.name.clone()) };
-    let (secret, object) = tpm.seal(&parent, policy)?;
+    let derivation = match with.pin {
+        Some(_) if tpm.lockout()?.is_locked() => return Err(TpmError::Lockout.into()),
+        Some(_) => Some(PinDerivation::new_pbkdf2().map_err(no_randomness)?),
+        None => None,
+    };
+    let typed = derivation.as_ref().zip(with.pin);
+    let keys = typed.and_then(|(derivation, pin)| derivation.derive(pin));
+    let (secret, object) = tpm.seal(&parent, policy, keys.map(|keys| keys.auth))?;
     let passphrase = secret.to_keyslot_passphrase();
     drop(secret);
+    let (literal, authorization) = (plan.literal(), plan.authorization());
     let token = |keyslot| {
-        SystemdTpm2::literal(keyslot, &object, &plan.selection(), &srk)
-            .map_err(|error| Error::BadToken { token: 0, error })
+        let sealed = Sealed {
+            keyslot,
+            object: &object,
+            pcrs: &literal,
+            srk: &srk,
+            pin: derivation.as_ref(),
+            authorization: authorization.as_ref(),
+        };
+        SystemdTpm2::sealed(&sealed).map_err(|error| Error::BadToken { token: 0, error })
     };
     let mut announced = approve(LONGEST);
     announced.pending = Some(announce(device.metadata(), key, LONGEST));
@@ -109,7 +137,7 @@ pub fn apply(
     before.pending = None;
 
     let made = make_keyslot(device, key, &passphrase, &token).and_then(|token_id| {
-        let proven = prove(device, tpm, plan, &token)?;
+        let proven = prove(device, tpm, plan, &token, typed, with.approvals)?;
         device.replace_token(record_id, &approved.to_json())?;
         Ok((token_id, proven))
     });
@@ -144,12 +172,28 @@ fn make_keyslot(
 }
 
 /// Has the TPM release the secret and opens the keyslot with it, where this boot still can.
-fn prove(device: &mut Device, tpm: &Tpm, plan: &Plan, token: &SystemdTpm2) -> Result<bool, Error> {
+fn prove(
+    device: &mut Device,
+    tpm: &Tpm,
+    plan: &Plan,
+    token: &SystemdTpm2,
+    typed: Option<(&PinDerivation, &TypedPin)>,
+    approvals: &Approvals,
+) -> Result<bool, Error> {
     if tpm.read_pcrs(&[plan.selection()])?.first() != Some(&plan.values) {
         return Ok(false);
     }
-    let Some((object, policy)) = token.literal_policy() else { return Ok(false) };
-    let secret = tpm.unseal(&token.parent, object, &policy)?;
-    device.open_keyslot(Some(token.keyslot), &secret.to_keyslot_passphrase())?;
+    let tokens = BTreeMap::from([(0, token.to_json())]);
+    let choice = Choice::among(&tokens, || approvals.clone());
+    let judgement = choice.judge(|_, pcr| plan.values.get(pcr).copied()).pop();
+    let Some(Judgement { verdict: Verdict::Fits(candidate), .. }) = judgement else {
+        return Ok(false);
+    };
+    let passphrase = boot::passphrase(tpm, &candidate, typed)?;
+    device.open_keyslot(Some(token.keyslot), &passphrase)?;
     Ok(true)
+}
+
+fn no_randomness(error: getrandom::Error) -> Error {
+    Error::NoRandomness { cause: error.to_string() }
 }

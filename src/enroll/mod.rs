@@ -8,7 +8,7 @@ mod record;
 mod recovery;
 mod revoke;
 
-pub use apply::{Enrolled, apply, check_pinned};
+pub use apply::{Enrolled, With, apply, check_pinned};
 pub use keyslots::KeyslotUse;
 pub use plan::{Chosen, Plan, plan, plan_without_log};
 pub use recovery::{add_recovery_key, recovery_token};

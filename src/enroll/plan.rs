@@ -6,7 +6,7 @@ use crate::boot::BootLogs;
 use crate::coverage::{Component, Coverage};
 use crate::error::Error;
 use crate::measurement::{Digest, PcrBank, PcrIndex, PcrSelection, PcrValues};
-use crate::policy::{PolicyDigest, literal_digest, with_latch};
+use crate::policy::{Assertion, AuthorityKey, Authorization, Policy, PolicyDigest, with_latch};
 
 /// Which PCRs were asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +20,12 @@ pub enum Chosen {
 /// What an enrolment seals to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// The PCR values, PCR 15 = zeros among them.
+    /// The PCR values of this boot, PCR 15 = zeros among them.
     pub values: PcrValues,
+    /// Whose signature approves values of all PCRs but 15; `None` binds to these values.
+    pub authority: Option<AuthorityKey>,
+    /// Whether a PIN is wanted too.
+    pub pin: bool,
     /// The events behind them, for later explanation.
     pub events: BTreeMap<PcrIndex, Vec<[u8; 4]>>,
     /// Components that no PCR binds, as was allowed.
@@ -31,12 +35,44 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The digest of the policy: one `TPM2_PolicyPCR` over the values.
-    pub fn policy_digest(&self) -> PolicyDigest {
-        literal_digest(&self.values)
+    /// The policy: `TPM2_PolicyPCR` over the values; or, with an authority, `TPM2_PolicyAuthorize`
+    /// and then `TPM2_PolicyPCR` of PCR 15; and `TPM2_PolicyAuthValue` for a PIN.
+    pub fn policy(&self) -> Policy {
+        let authorize = self.authorization().map(Assertion::Authorize);
+        let pin = self.pin.then_some(Assertion::AuthValue);
+        let literal = Assertion::Pcr(self.literal());
+        Policy { assertions: authorize.into_iter().chain([literal]).chain(pin).collect() }
     }
 
-    /// The PCRs.
+    /// The digest of the policy.
+    pub fn policy_digest(&self) -> PolicyDigest {
+        let known = |bank, pcr| self.values.get(pcr).filter(|_| bank == self.values.bank());
+        // Every PCR that the policy names is among the values.
+        self.policy().digest(|bank, pcr| known(bank, pcr).copied()).unwrap_or_default()
+    }
+
+    /// The PCRs that are bound by their literal values.
+    pub fn literal(&self) -> PcrSelection {
+        match self.authority {
+            Some(_) => PcrSelection::new(self.values.bank(), [PcrIndex::LATCH]),
+            None => self.selection(),
+        }
+    }
+
+    /// Whose signature approves which PCRs, with an authority.
+    pub fn authorization(&self) -> Option<Authorization> {
+        let key = self.authority.clone()?;
+        let mut pcrs = self.selection();
+        pcrs.pcrs.remove(&PcrIndex::LATCH);
+        Some(Authorization { pcrs, key, policy_ref: String::new(), signatures: vec![] })
+    }
+
+    /// What the authority must sign for this boot to open.
+    pub fn to_be_signed(&self) -> Option<PolicyDigest> {
+        self.authorization()?.approved(|_, pcr| self.values.get(pcr).copied())
+    }
+
+    /// All PCRs.
     pub fn selection(&self) -> PcrSelection {
         self.values.selection()
     }
@@ -76,6 +112,8 @@ pub fn plan(
     require_evidence(&values)?;
     Ok(Plan {
         values,
+        authority: None,
+        pin: false,
         events: point.events,
         uncovered: uncovered.into_iter().map(|part| part.component).collect(),
         coverage: Some(coverage),
@@ -91,7 +129,14 @@ pub fn plan_without_log(live: &PcrValues) -> Result<Plan, Error> {
     require_evidence(live)?;
     let mut values = live.clone();
     values.set(PcrIndex::LATCH, Digest::zero(values.bank()));
-    Ok(Plan { values, events: BTreeMap::new(), uncovered: Component::ALL.to_vec(), coverage: None })
+    Ok(Plan {
+        values,
+        authority: None,
+        pin: false,
+        events: BTreeMap::new(),
+        uncovered: Component::ALL.to_vec(),
+        coverage: None,
+    })
 }
 
 /// PCRs that nothing extended are no evidence; PCR 15 is not evidence in any case.

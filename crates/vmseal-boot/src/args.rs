@@ -10,7 +10,7 @@ use vmseal::tpm::Tcti;
 const PINS: &str = "/etc/vmseal/pins.json";
 /// One line for whoever asks, or errs.
 pub const USAGE: &str = "usage: vmseal-boot unlock|latch [--pins FILE] [--tcti TCTI] \
-    [--header FILE] [--timeout SECONDS] [DEVICE NAME]...";
+    [--header FILE] [--signature FILE]... [--timeout SECONDS] [DEVICE NAME]...";
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What to do.
@@ -35,6 +35,8 @@ pub struct Args {
     pub tcti: Tcti,
     /// A detached header, for one volume.
     pub header: Option<PathBuf>,
+    /// Files of signed PCR values, besides those of the system.
+    pub signatures: Vec<PathBuf>,
     /// How long to wait for the TPM.
     pub timeout: Duration,
 }
@@ -59,6 +61,7 @@ impl Args {
             pins: PINS.into(),
             tcti: Tcti::default(),
             header: None,
+            signatures: vec![],
             timeout: TIMEOUT,
         };
         let mut operands = Vec::new();
@@ -72,6 +75,7 @@ impl Args {
                 "--tcti" => {
                     args.tcti = value()?.parse().map_err(|error| format!("--tcti: {error}"))?;
                 }
+                "--signature" => args.signatures.push(value()?.into()),
                 "--header" => args.header = Some(value()?.into()),
                 "--timeout" => {
                     args.timeout = value()?
@@ -120,11 +124,12 @@ mod tests {
 
     #[test]
     fn volumes_come_in_pairs() {
-        let args = parse("unlock /dev/vda3 root --timeout 5 /dev/vdb data").unwrap();
+        let args = parse("unlock /dev/vda3 root --timeout 5 /dev/vdb data --signature a").unwrap();
         let volumes = [("/dev/vda3", "root"), ("/dev/vdb", "data")];
         let volumes = volumes.map(|(device, name)| (device.into(), name.into())).to_vec();
         assert_eq!(args.command, Command::Unlock(volumes));
         assert_eq!(args.timeout, Duration::from_secs(5));
+        assert_eq!(args.signatures, [PathBuf::from("a")]);
         assert_eq!(parse("latch").unwrap().command, Command::Latch);
     }
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use vmseal::Error;
-use vmseal::boot::{self, BootLogs, Opening};
+use vmseal::boot::{self, BootLogs, Means, Opening, Sources};
 use vmseal::exit::Exit;
 use vmseal::luks::{HeaderCopy, LuksError, Pin, Pins, PinsError};
 use vmseal::tpm::{Connecting, Tpm};
@@ -85,10 +85,21 @@ fn unlock(args: &Args, volumes: &[(PathBuf, String)]) -> Exit {
             return failures.report();
         }
     };
+    let mut sources = Sources::below(Path::new("/"));
+    for file in &args.signatures {
+        // The other sources may still do.
+        if let Err(error) = sources.add_file(file) {
+            say(error);
+        }
+    }
+    let means = Means {
+        approvals: &|| sources.gather(),
+        pin: &|_| Err(Error::PinNeeded { cause: "the boot step does not ask for it".into() }),
+        logs: &|| BootLogs::read(FIRMWARE_LOG.as_ref(), None).ok(),
+    };
     let mut released = Vec::new();
     for (device, name, mut header, pin) in checked {
-        let logs = || BootLogs::read(FIRMWARE_LOG.as_ref(), None).ok();
-        match boot::release(&tpm, &mut header, Some(&pin), logs) {
+        match boot::release(&tpm, &mut header, Some(&pin), &means) {
             Ok(key) => released.push((header, name, key)),
             Err(error) => failures.add(device, error),
         }
@@ -161,6 +172,9 @@ fn advice(exit: Exit) -> &'static str {
         Exit::PcrMismatch => "If you did not make this change, do not type the passphrase here.",
         Exit::OtherTpm => {
             "If you did not replace this machine's TPM, do not type the passphrase here."
+        }
+        Exit::NoSignature => {
+            "If you did not make this change, do not type the passphrase here. Nobody approved this boot."
         }
         _ => {
             "The TPM opens nothing in this boot. Once the system runs, 'vmseal status' tells more."

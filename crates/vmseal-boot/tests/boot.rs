@@ -11,7 +11,7 @@ use testkit::image::{Image, PASSPHRASE};
 use testkit::run::{Ran, run};
 use testkit::swtpm::Swtpm;
 use testkit::virtual_boot::{Recording, fixture_folder};
-use vmseal::boot::LATCH_WORD;
+use vmseal::boot::{Approvals, LATCH_WORD};
 use vmseal::measurement::{Digest, PcrBank};
 
 const BOOT: &str = "uki/base";
@@ -41,7 +41,7 @@ impl Boot {
 
     fn enroll(&self) {
         use std::time::Duration;
-        use vmseal::enroll::{Chosen, apply, plan};
+        use vmseal::enroll::{Chosen, With, apply, plan};
         use vmseal::luks::Device;
         let tpm =
             vmseal::tpm::Tpm::connect(&self.tpm.tcti().parse().unwrap(), Duration::from_secs(30))
@@ -55,7 +55,9 @@ impl Boot {
         let mut device = Device::open(self.image.path(), None).unwrap();
         let passphrase = vmseal::secret::KeyslotPassphrase::new(PASSPHRASE.into());
         let (opened, key) = device.open_keyslot(None, &passphrase).unwrap();
-        apply(&mut device, (opened, &key), &tpm, &plan, &self.pins(), &[]).unwrap();
+        let (pins, approvals) = (self.pins(), Approvals::default());
+        let with = With { pins: &pins, extra: &[], pin: None, approvals: &approvals };
+        apply(&mut device, (opened, &key), &tpm, &plan, &with).unwrap();
     }
 
     fn pins(&self) -> std::path::PathBuf {
