@@ -54,6 +54,8 @@ pub struct Global {
 pub enum Command {
     /// Seal a keyslot of a LUKS2 volume to this TPM and this boot
     Enroll(Enroll),
+    /// Take over a volume that systemd enrolled, with its tokens as they are
+    Adopt(Adopt),
     /// Open a sealed volume, or prove that it would open
     Unlock(Unlock),
     /// Show keyslots and tokens, and which would have opened in this boot
@@ -127,6 +129,23 @@ pub enum PolicyMode {
     Pcr,
     /// PCR values that a key has signed, and PCR 15 = zeros.
     Authority,
+}
+
+/// `vmseal adopt`
+#[derive(Debug, Args)]
+pub struct Adopt {
+    /// The volume.
+    #[command(flatten)]
+    pub volume: Volume,
+    /// Read the passphrase of the volume from this file instead of asking
+    #[arg(long, value_name = "FILE")]
+    pub unlock_key_file: Option<PathBuf>,
+    /// File of signed PCR values, besides those of the system; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub signature: Vec<PathBuf>,
+    /// Show what the tokens cover, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `vmseal unlock`

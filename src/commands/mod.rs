@@ -1,11 +1,13 @@
 //! One file a verb: gather, call the library, print.
 
+mod adopt;
 mod enroll;
 mod eventlog;
 mod generate;
 mod hint;
 mod inputs;
 mod revoke;
+mod seal_point;
 mod status;
 mod terminal;
 mod unlock;
@@ -24,6 +26,7 @@ pub fn run(cli: &Cli) -> Exit {
     let talk = Talk::from(&cli.global);
     let done = match &cli.command {
         Command::Enroll(args) => enroll::run(&cli.global, args, talk),
+        Command::Adopt(args) => adopt::run(&cli.global, args, talk),
         Command::Unlock(args) => unlock::run(&cli.global, args, talk),
         Command::Status(args) => status::run(&cli.global, args, talk),
         Command::Revoke(args) => revoke::run(args, talk),

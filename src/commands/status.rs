@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use vmseal::Error;
-use vmseal::boot::{self, BootLogs, Choice, Judgement, Sources, Verdict};
+use vmseal::boot::{self, Choice, Judgement, Sources, Verdict};
 use vmseal::enroll::KeyslotUse;
 use vmseal::luks::{HeaderCopy, LuksError, Metadata, Pins};
-use vmseal::measurement::{Digest, PcrBank, PcrIndex, PcrSelection, PcrValues};
 use vmseal::token::Record;
 use vmseal::tpm::Tpm;
 
+use super::seal_point::{Pcrs, Source};
 use super::terminal::Talk;
 use super::{Done, inputs};
 use crate::cli::{Global, Status};
@@ -21,7 +21,10 @@ pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
     // Without a TPM there is still much to tell; a TCTI that is none is a slip to be told first.
     inputs::tcti(global)?;
     let tpm = inputs::tpm(global);
-    let pcrs = seal_point(global, tpm.as_ref(), talk);
+    let pcrs = Pcrs::gather(global, tpm.as_ref(), talk);
+    if let Some(error) = &pcrs.disagreement {
+        talk.remark(format_args!("the log is of another boot, or incomplete: {error}"));
+    }
     let tpm = tpm.ok();
     let sources = inputs::sources(global, &args.signature)?;
     let pins = Pins::read(&global.pins).map_err(Error::from)?;
@@ -56,77 +59,6 @@ pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
         talk.prose(report.to_text(&pcrs).trim_end());
     }
     Ok(())
-}
-
-/// Where the PCR values of the seal point come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    /// The event logs, which agree with the TPM or could not be compared.
-    Log,
-    /// The TPM as it is now, with PCR 15 taken as zero.
-    Live,
-    /// Nowhere.
-    Unknown,
-}
-
-impl Source {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Log => "event log",
-            Self::Live => "TPM",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-struct Pcrs {
-    source: Source,
-    values: Vec<PcrValues>,
-    logs: Option<BootLogs>,
-}
-
-impl Pcrs {
-    fn get(&self, bank: PcrBank, pcr: PcrIndex) -> Option<Digest> {
-        self.values.iter().find(|values| values.bank() == bank)?.get(pcr).copied()
-    }
-}
-
-/// The values of this boot at the seal point: from the log, else from the TPM.
-fn seal_point(global: &Global, tpm: Result<&Tpm, &Error>, talk: Talk) -> Pcrs {
-    let logs = inputs::boot_logs(global.eventlog.as_deref(), None);
-    match (logs, live_pcrs(tpm)) {
-        (Ok(logs), live) => {
-            let live = live.unwrap_or_default();
-            let logged = live.iter().filter(|live| logs.firmware.banks().contains(&live.bank()));
-            let disagreement = logged.filter_map(|live| logs.verify(live).err()).next();
-            if let Some(error) = disagreement {
-                talk.remark(format_args!("the log is of another boot, or incomplete: {error}"));
-            }
-            let values = PcrBank::ALL
-                .into_iter()
-                .filter_map(|bank| Some(logs.seal_point(bank).ok()?.values))
-                .collect();
-            Pcrs { source: Source::Log, values, logs: Some(logs) }
-        }
-        (Err(error), Ok(mut values)) => {
-            talk.remark(format_args!("{error}; the PCRs as they are now are used instead"));
-            for values in &mut values {
-                values.set(PcrIndex::LATCH, Digest::zero(values.bank()));
-            }
-            Pcrs { source: Source::Live, values, logs: None }
-        }
-        (Err(log), Err(tpm)) => {
-            talk.remark(format_args!("{log}; {tpm}"));
-            Pcrs { source: Source::Unknown, values: vec![], logs: None }
-        }
-    }
-}
-
-fn live_pcrs(tpm: Result<&Tpm, &Error>) -> Result<Vec<PcrValues>, Error> {
-    let tpm = tpm.map_err(Clone::clone)?;
-    let banks = tpm.active_banks()?;
-    let all = banks.into_iter().map(|bank| PcrSelection::new(bank, PcrIndex::all()));
-    Ok(tpm.read_pcrs(&all.collect::<Vec<_>>())?)
 }
 
 struct VolumeReport {

@@ -1,6 +1,7 @@
-//! Enrolling and revoking: plan (pure), then the changes to the header, each of which leaves a
+//! Enrolling, adopting and revoking: plan (pure), then the changes to the header, each of which leaves a
 //! volume that opens as before or as intended.
 
+mod adopt;
 mod apply;
 mod keyslots;
 mod plan;
@@ -8,6 +9,7 @@ mod record;
 mod recovery;
 mod revoke;
 
+pub use adopt::{Adopted, Adoption, adopt};
 pub use apply::{Enrolled, With, apply, check_pinned};
 pub use keyslots::KeyslotUse;
 pub use plan::{Chosen, Plan, plan, plan_without_log};

@@ -94,6 +94,11 @@ impl Swtpm {
         self.wire().property(LOCKOUT_COUNTER)
     }
 
+    /// Removes an NV index.
+    pub fn undefine_index(&self, index: u32) {
+        self.wire().undefine_index(index);
+    }
+
     /// Forgets the failed authorizations.
     pub fn reset_lockout(&self) {
         self.wire().reset_lockout();

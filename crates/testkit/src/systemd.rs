@@ -98,12 +98,29 @@ impl Systemd {
         ran
     }
 
-    /// Whether this systemd (254 or later) opens `image` by its TPM token: it enrols a recovery key
+    /// Whether this systemd (256 or later) opens `image` by its TPM token: it enrols a recovery key
     /// into a copy, for which it must open a keyslot, and no other way is given to it.
     pub fn opens(self, tpm: &Swtpm, image: &Image) -> Ran {
         let ran = run(&mut self.unlock_command(&tpm.tcti(), &image.copy()));
         tpm.flush();
         ran
+    }
+
+    /// The same for any systemd since 254, with a signature file: `systemd-cryptsetup attach` gets as
+    /// far as the activation, for which this kernel lacks device-mapper.
+    pub fn attaches(self, tpm: &Swtpm, image: &Image, signature: &Path) -> bool {
+        // A comma would end the option: the host is the TCTI's default.
+        let options = format!(
+            "tpm2-device=swtpm:port={},tpm2-signature={},headless=true",
+            tpm.port(),
+            signature.display()
+        );
+        let mut command = self.command("env");
+        command.arg(format!("PIN={PIN}")).arg("/lib/systemd/systemd-cryptsetup");
+        command.args(["attach", "vmseal-test"]).arg(image.path()).args(["-", &options]);
+        let ran = run(&mut command);
+        tpm.flush();
+        ran.stderr.contains("Failed to activate with TPM2 acquired key: Operation not supported")
     }
 
     /// The command of [`Systemd::opens`], on the image itself.

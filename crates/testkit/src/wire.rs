@@ -8,6 +8,7 @@ const NO_SESSIONS: u16 = 0x8001;
 const SESSIONS: u16 = 0x8002;
 /// An empty password authorization: size 9, `TPM_RS_PW`, no nonce, no attributes, no HMAC.
 const EMPTY_PASSWORD: [u8; 13] = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+const OWNER: u32 = 0x4000_0001;
 const PLATFORM: u32 = 0x4000_000c;
 const LOCKOUT: u32 = 0x4000_000a;
 
@@ -124,6 +125,12 @@ impl Wire {
     pub fn reset_lockout(&mut self) {
         let body = [&LOCKOUT.to_be_bytes()[..], &EMPTY_PASSWORD].concat();
         self.command(SESSIONS, 0x139, &body);
+    }
+
+    /// `TPM2_NV_UndefineSpace` with the owner's empty password.
+    pub fn undefine_index(&mut self, index: u32) {
+        let body = [&OWNER.to_be_bytes()[..], &index.to_be_bytes(), &EMPTY_PASSWORD].concat();
+        self.command(SESSIONS, 0x122, &body);
     }
 
     /// `TPM2_FlushContext`.

@@ -1,0 +1,129 @@
+//! `vmseal adopt`: pins a volume that systemd enrolled, and says what its tokens do not cover.
+
+use serde_json::{Value, json};
+use vmseal::Error;
+use vmseal::boot::{self, Choice, Sources, Verdict};
+use vmseal::coverage::Coverage;
+use vmseal::enroll::{self, Adopted, Adoption};
+use vmseal::luks::{Device, HeaderCopy, Metadata};
+use vmseal::tpm::Tpm;
+
+use super::seal_point::Pcrs;
+use super::terminal::{self, Talk};
+use super::{Done, inputs};
+use crate::cli::{Adopt, Global};
+
+/// Looks at the tokens, asks for the passphrase, pins.
+pub fn run(global: &Global, args: &Adopt, talk: Talk) -> Done {
+    let (path, header) = (&args.volume.device, args.volume.header.as_deref());
+    let copy = HeaderCopy::read(path, header).map_err(Error::from)?;
+    enroll::check_pinned(&global.pins, copy.metadata(), None)?;
+    let tpm = inputs::tpm(global)?;
+    let pcrs = Pcrs::gather(global, Ok(&tpm), talk);
+    // What the tokens cover is told from the log: it must be of this boot.
+    if let Some(error) = &pcrs.disagreement {
+        return Err(error.clone().into());
+    }
+    let sources = inputs::sources(global, &args.signature)?;
+    let adoption = plan(copy.metadata(), &tpm, &pcrs, &sources)?;
+    drop(copy);
+    warn(&adoption, &pcrs, talk);
+    if args.dry_run {
+        report(talk, &adoption, false);
+        talk.prose("nothing was changed");
+        return Ok(());
+    }
+    let prompt = format!("Passphrase of {}: ", path.display());
+    let passphrase = terminal::passphrase(args.unlock_key_file.as_deref(), &prompt)?;
+    let mut device = Device::open(path, header).map_err(Error::from)?;
+    let (_, key) = device.open_keyslot(None, &passphrase).map_err(Error::from)?;
+    drop(passphrase);
+    // Somebody may have changed the header while the passphrase was typed.
+    let adoption = plan(device.metadata(), &tpm, &pcrs, &sources)?;
+    enroll::adopt(&mut device, &key, &global.pins, &adoption)?;
+    report(talk, &adoption, true);
+    talk.prose(format_args!(
+        "pinned volume {} in {}",
+        device.metadata().uuid(),
+        global.pins.display()
+    ));
+    Ok(())
+}
+
+fn plan(metadata: &Metadata, tpm: &Tpm, pcrs: &Pcrs, sources: &Sources) -> Result<Adoption, Error> {
+    let choice = Choice::among(&metadata.tokens(), || sources.gather());
+    let pcr = |bank, index| pcrs.get(bank, index);
+    let mut judgements = choice.judge(pcr);
+    boot::name_foreign(&mut judgements, tpm)?;
+    Adoption::plan(metadata, judgements, pcrs.logs.as_ref(), pcr)
+}
+
+/// What whoever relies on the tokens should know.
+fn warn(adoption: &Adoption, pcrs: &Pcrs, talk: Talk) {
+    for token in &adoption.tokens {
+        let id = token.judgement.token;
+        for part in token.uncovered.iter().flatten() {
+            talk.remark(format_args!(
+                "WARNING: token {id} is not known to cover the {}: {}",
+                part.component, part.reason
+            ));
+        }
+        if token.judgement.verdict.token().is_some() && !token.latchable {
+            talk.remark(format_args!(
+                "WARNING: token {id} is not sealed to PCR 15: no latch keeps the TPM from releasing its secret to a booted system"
+            ));
+        }
+    }
+    for caution in pcrs.logs.iter().flat_map(|logs| Coverage::of(&logs.firmware).cautions()) {
+        talk.remark(caution);
+    }
+}
+
+fn report(talk: Talk, adoption: &Adoption, pinned: bool) {
+    if talk.json {
+        let tokens: Vec<_> = adoption.tokens.iter().map(token_json).collect();
+        talk.object(&json!({ "pinned": pinned, "tokens": tokens }));
+    }
+    for Adopted { judgement, recorded, .. } in &adoption.tokens {
+        let id = judgement.token;
+        match &judgement.verdict {
+            Verdict::Fits(candidate) if *recorded => talk.prose(format_args!(
+                "token {id}: {}; a refusal will name what differs from this boot",
+                candidate.token.summary()
+            )),
+            Verdict::Fits(candidate) => {
+                talk.prose(format_args!("token {id}: {}", candidate.token.summary()));
+            }
+            Verdict::Differs(token, mismatch) => talk.prose(format_args!(
+                "token {id}: {}; does not open in this boot: {mismatch}",
+                token.summary()
+            )),
+            Verdict::Unapproved(token, unapproved) => talk.prose(format_args!(
+                "token {id}: {}; does not open in this boot: {unapproved}",
+                token.summary()
+            )),
+            Verdict::Foreign(token) => {
+                talk.prose(format_args!("token {id}: {}; sealed by another TPM", token.summary()))
+            }
+            Verdict::Malformed(error) => {
+                talk.prose(format_args!("token {id}: malformed: {error}"));
+            }
+        }
+    }
+}
+
+fn token_json(adopted: &Adopted) -> Value {
+    let Adopted { judgement, recorded, uncovered, latchable } = adopted;
+    let token = judgement.verdict.token();
+    json!({
+        "token": judgement.token,
+        "keyslot": token.map(|token| token.keyslot),
+        "needs": token.map(|token| token.summary().to_string()),
+        "verdict": judgement.verdict.name(),
+        "recorded": recorded,
+        "latchable": latchable,
+        "uncovered": uncovered.as_ref().map(|parts| {
+            parts.iter().map(|part| part.component.to_string()).collect::<Vec<_>>()
+        }),
+    })
+}
