@@ -8,7 +8,7 @@ use std::io::Write;
 
 use testkit::machine::OTHER_KERNEL;
 use testkit::proxy::Mode;
-use testkit::{Image, Machine, Proxy, Systemd, run};
+use testkit::{Authority, Image, Machine, Proxy, Systemd, run};
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
 /// Most TPM commands for one unlock by literal PCRs, flushes and latch included.
@@ -48,6 +48,24 @@ fn an_unlock_of_the_hosts_systemd_token_stays_near_it() {
     show(format_args!("one unlock under a legacy primary: {:?}", proxy.counts()));
     // systemd 252 itself needs 12.
     assert!(proxy.commands().len() + LATCH <= 12, "{:?}", proxy.commands());
+}
+
+/// Beyond the literal policy: a key to load and to flush, its signature, the authorization, and a
+/// second `PolicyPCR` for PCR 15.
+#[test]
+fn an_unlock_by_signature_takes_five_commands_more() {
+    let machine = Machine::booted(VMSEAL);
+    let authority = Authority::new(machine.folder.path(), "authority");
+    let signature = machine.file("signature.json");
+    let signed = authority.sign(&machine.tpm, "sha256", &[0, 4, 7, 11, 12, 13]);
+    std::fs::write(&signature, signed.to_string()).unwrap();
+    let public = authority.public().to_str().unwrap();
+    machine.enroll(&["--policy", "authority", "--authority-public", public]).ok();
+    let proxy = Proxy::before(&machine.tpm);
+    let mut unlock = machine.vmseal_with(&proxy.tcti(), machine.log(), &["unlock", "--test"]);
+    run(unlock.arg("--signature").arg(&signature).arg(machine.image.path())).ok();
+    show(format_args!("one unlock by signature: {:?}", proxy.counts()));
+    assert!(proxy.commands().len() + LATCH <= BUDGET + 5, "{:?}", proxy.commands());
 }
 
 #[test]

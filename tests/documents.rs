@@ -32,7 +32,7 @@ fn options(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-const COMMANDS: [&str; 5] = ["enroll", "unlock", "status", "revoke", "eventlog"];
+const COMMANDS: [&str; 6] = ["enroll", "adopt", "unlock", "status", "revoke", "eventlog"];
 
 #[test]
 fn manual_and_help_name_the_same_options() {
@@ -76,6 +76,9 @@ fn every_exit_code_is_documented() {
         Exit::BadToken,
         Exit::Keyslot,
         Exit::NotPinned,
+        Exit::Pin,
+        Exit::NoSignature,
+        Exit::NotApproved,
     ];
     for exit in exits.map(Exit::code) {
         assert!(document("README.md").contains(&format!("\n| {exit} |")), "README: {exit}");

@@ -3,11 +3,15 @@
 // Helpers of tests are tests too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use testkit::machine::project;
+use vmseal::boot::{Approvals, Choice};
+use vmseal::measurement::Digest;
+use vmseal::policy::{Pcrlock, Signatures};
 use vmseal::token::{Kind, SystemdTpm2};
 
 /// Every token of systemd 252 and 257 among the fixtures, with its file's name.
@@ -123,9 +127,40 @@ fn no_truncation_and_no_changed_byte_of_a_token_panics() {
     }
 }
 
+/// Reads a token, and says what can be said of it.
 fn parse_text(text: &[u8]) {
-    if let Ok(json) = serde_json::from_slice::<Value>(text) {
-        let _ = SystemdTpm2::parse(&json);
+    let Ok(json) = serde_json::from_slice::<Value>(text) else { return };
+    if let Ok(token) = SystemdTpm2::parse(&json) {
+        assert_eq!(token.to_json(), json);
+        assert!(token.summary().to_string().len() < 1000);
+        let choice = Choice::among(&BTreeMap::from([(0, json)]), Approvals::default);
+        let judgements = choice.judge(|bank, _| Some(Digest::zero(bank)));
+        assert_eq!(judgements.len(), usize::from(token.to_json()["keyslots"] != json!([])));
+    }
+}
+
+#[test]
+fn no_truncation_and_no_changed_byte_of_an_approval_panics() {
+    let read = |text: &[u8]| {
+        if let Ok(policy) = Pcrlock::parse(text) {
+            assert!(policy.policy().steps.len() <= 2 * 24 + 1);
+        }
+        let mut signatures = Signatures::default();
+        let added = signatures.add_json(text);
+        assert_eq!(added.is_err(), signatures.is_empty());
+    };
+    for name in ["pcrlock", "tpm2-pcr-signature", "uki-a.pcrsig"] {
+        let path = format!("{}/tests/fixtures/tokens/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read(path).unwrap();
+        read(&text);
+        for at in 0..text.len() {
+            read(&text[..at]);
+            for byte in [b'0', b'"', b'}', b'A', 0xff] {
+                let mut bytes = text.clone();
+                bytes[at] = byte;
+                read(&bytes);
+            }
+        }
     }
 }
 
