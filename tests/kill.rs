@@ -1,4 +1,4 @@
-//! Power loss at any instant: `kill -9` at each system call by which `enroll` and `revoke` write.
+//! Power loss at any instant: `kill -9` at each system call by which `enroll`, `adopt` and `revoke` write.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 // The number of points shows that the test still reaches them.
@@ -7,7 +7,7 @@
 use std::process::Command;
 
 use testkit::image::PASSPHRASE;
-use testkit::{Machine, Ran, run};
+use testkit::{Machine, Ran, Systemd, run};
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
 /// System calls by which file content and names change.
@@ -151,6 +151,29 @@ fn enroll_with_a_recovery_key() {
         let tokens = kinds.iter().map(|kind| machine.image.tokens(kind).len()).sum::<usize>();
         assert_eq!(machine.image.keyslots().len(), 1 + tokens, "{point}: an orphan keyslot");
         assert_eq!(machine.image.tokens("systemd-tpm2").len(), 1, "{point}");
+    });
+}
+
+#[test]
+fn adopt() {
+    let machine = Machine::booted(VMSEAL);
+    let options = ["--tpm2-pcrs=4+7", "--tpm2-public-key="];
+    Systemd::Trixie.enroll(&machine.tpm, &machine.image, &options).ok();
+    let before = machine.image.snapshot();
+    let tokens = machine.image.tokens("systemd-tpm2");
+    let adopt = || {
+        let mut command = machine.vmseal(&["adopt"]);
+        command.arg("--unlock-key-file").arg(machine.key_file()).arg(machine.image.path());
+        command
+    };
+    kill_everywhere(&machine, &adopt(), &before, None, |point| {
+        check_sound(&machine, point);
+        assert_eq!(machine.image.tokens("systemd-tpm2"), tokens, "{point}");
+        let ran = machine.unlock(&[]);
+        assert_eq!(ran.code, Some(0), "{point}: it opened before; {ran:#?}");
+        let ran = run(&mut adopt());
+        assert_eq!(ran.code, Some(0), "{point}: adopting again; {ran:#?}");
+        assert_eq!(machine.image.tokens("vmseal-record").len(), 1, "{point}");
     });
 }
 

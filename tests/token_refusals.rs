@@ -66,6 +66,9 @@ fn a_locked_tpm_is_not_asked() {
     unlock.arg("--pin-file").arg(machine.file("pin")).arg(machine.image.path());
     run(&mut unlock).refused(14).says("locked");
     assert_eq!(proxy.counts().get("Unseal"), None);
+    let status = machine.status(&[]).ok().stdout;
+    assert!(status.contains("counts 3 wrong tries of 3, and is locked"), "{status}");
+    assert_eq!(machine.status(&["--json"]).ok().json()["lockout"]["locked"], true);
     // A token without a PIN opens all the same, and needs no counter.
     machine.enroll(&[]).ok();
     unlock_with_pin(&machine, "pin").ok();

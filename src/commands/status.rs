@@ -26,6 +26,7 @@ pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
         talk.remark(format_args!("the log is of another boot, or incomplete: {error}"));
     }
     let tpm = tpm.ok();
+    let lockout = tpm.as_ref().and_then(|tpm| tpm.lockout().ok());
     let sources = inputs::sources(global, &args.signature)?;
     let pins = Pins::read(&global.pins).map_err(Error::from)?;
     let mut reports = vec![];
@@ -50,7 +51,18 @@ pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
     }
     if talk.json {
         let volumes: Vec<_> = reports.iter().map(VolumeReport::to_json).collect();
-        talk.object(&json!({ "seal_point": pcrs.source.name(), "volumes": volumes }));
+        let lockout = lockout.map(|lockout| {
+            json!({
+                "counter": lockout.counter, "max_tries": lockout.max_tries,
+                "interval": lockout.interval, "locked": lockout.is_locked(),
+            })
+        });
+        talk.object(&json!({
+            "seal_point": pcrs.source.name(), "lockout": lockout, "volumes": volumes,
+        }));
+    }
+    if let Some(lockout) = lockout.filter(|lockout| lockout.counter > 0) {
+        talk.prose(lockout);
     }
     if reports.is_empty() {
         talk.remark("there is no LUKS2 volume");
