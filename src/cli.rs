@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use vmseal::coverage::Component;
 use vmseal::measurement::PcrBank;
@@ -17,6 +18,25 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// What this process was started with.
+    ///
+    /// # Errors
+    /// clap's, whose exit code is 2 where it is not about help or version.
+    pub fn from_arguments() -> Result<Self, clap::Error> {
+        let cli = Self::try_parse()?;
+        match &cli.command {
+            Command::Enroll(Enroll {
+                policy: PolicyMode::Pcr, authority_public: Some(_), ..
+            }) => {
+                let words = "--authority-public goes with --policy authority";
+                Err(Self::command().error(ErrorKind::ArgumentConflict, words))
+            }
+            _ => Ok(cli),
+        }
+    }
 }
 
 /// Options that every command takes.

@@ -5,7 +5,6 @@ mod commands;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use vmseal::exit::Exit;
 
 fn main() -> ExitCode {
@@ -14,7 +13,7 @@ fn main() -> ExitCode {
         commands::complain(format_args!("cannot forbid core dumps: {error}"), None);
         return Exit::Internal.code().into();
     }
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::from_arguments() {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors: clap prints them to standard output.
