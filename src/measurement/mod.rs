@@ -2,6 +2,7 @@
 
 pub mod data;
 mod describe;
+pub mod diff;
 pub mod digest;
 pub mod efi;
 pub mod event;
