@@ -54,6 +54,9 @@ pub struct Global {
     /// Folder to look for signatures and pcrlock policies below, instead of /
     #[arg(long, global = true, value_name = "FOLDER", default_value = "/", hide = true)]
     pub root: PathBuf,
+    /// Folder of the expected events of approved boots, instead of /boot/vmseal
+    #[arg(long, global = true, value_name = "FOLDER", hide = true)]
+    pub expected_folder: Option<PathBuf>,
     /// How long to wait for the TPM, in seconds
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -84,6 +87,8 @@ pub enum Command {
     Revoke(Revoke),
     /// Tell the measured boot as a story
     Eventlog(Eventlog),
+    /// Say what changed since the boot that was sealed to, or between two logs
+    Explain(Explain),
     /// Print a completion script
     #[command(hide = true)]
     Generate(Generate),
@@ -229,6 +234,27 @@ pub struct Eventlog {
     /// Compare the replayed values with the TPM, and fail when they differ
     #[arg(long)]
     pub verify: bool,
+}
+
+/// `vmseal explain`
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// Block device or image file, sealed to the boot that is expected
+    #[arg(value_name = "DEVICE", required_unless_present = "log", conflicts_with = "log")]
+    pub device: Option<PathBuf>,
+    /// Detached LUKS2 header
+    #[arg(long, value_name = "FILE", requires = "device")]
+    pub header: Option<PathBuf>,
+    /// Event log of the boot that is expected; given a second time, of the boot to explain, which
+    /// else is this one
+    #[arg(long, value_name = "FILE", action = ArgAction::Append)]
+    pub log: Vec<PathBuf>,
+    /// systemd's tpm2-measure.log of each --log, in their order
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, requires = "log")]
+    pub userspace_log: Vec<PathBuf>,
+    /// File of signed PCR values, besides those of the system; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub signature: Vec<PathBuf>,
 }
 
 /// `vmseal generate`

@@ -14,6 +14,7 @@
 //! | room | holds | pure |
 //! |---|---|---|
 //! | [`measurement`] | what was measured: banks, PCRs, event logs, replay | yes |
+//! | [`artifact`] | what will be measured: files, variables, partition tables | yes |
 //! | [`coverage`] | which PCRs bind firmware, loader, kernel, initrd and command line | yes |
 //! | [`policy`] | what must hold for a release, and its digest | yes |
 //! | [`token`] | LUKS2 tokens as JSON, and the types they stand for | yes |
@@ -38,6 +39,7 @@
 //! identity, the *Latch* the end of all releases for this boot, the *SealPoint* the moment before.
 //! A *BootEntry* is one approved boot, its *Generation* the approval's number.
 
+pub mod artifact;
 pub mod boot;
 pub mod coverage;
 pub mod enroll;

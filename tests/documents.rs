@@ -32,7 +32,8 @@ fn options(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-const COMMANDS: [&str; 6] = ["enroll", "adopt", "unlock", "status", "revoke", "eventlog"];
+const COMMANDS: [&str; 7] =
+    ["enroll", "adopt", "unlock", "status", "revoke", "eventlog", "explain"];
 
 #[test]
 fn manual_and_help_name_the_same_options() {

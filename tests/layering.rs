@@ -15,6 +15,7 @@ const RULES: &[(&[&str], &[&str])] = &[
 /// Rooms without device, clock or environment.
 const PURE: &[&str] = &[
     "src/measurement/",
+    "src/artifact/",
     "src/coverage",
     "src/policy/",
     "src/token/",

@@ -59,6 +59,15 @@ impl Verdict {
             Self::Malformed(_) => None,
         }
     }
+
+    /// What differs from the recorded boot, to be named.
+    pub fn mismatch_mut(&mut self) -> Option<&mut Mismatch> {
+        match self {
+            Self::Differs(_, mismatch) => Some(mismatch),
+            Self::Unapproved(_, unapproved) => unapproved.mismatch.as_mut(),
+            Self::Fits(_) | Self::Foreign(_) | Self::Malformed(_) => None,
+        }
+    }
 }
 
 /// A TPM token and its verdict.
@@ -132,14 +141,9 @@ impl Choice {
     /// Adds to each mismatch the first event that differs, as far as record and logs tell.
     pub fn name_events(&self, judgements: &mut [Judgement], logs: &BootLogs) {
         for judgement in judgements {
-            let (token, mismatch) = match &mut judgement.verdict {
-                Verdict::Differs(token, mismatch) => (token, mismatch),
-                Verdict::Unapproved(token, Unapproved { mismatch: Some(mismatch), .. }) => {
-                    (token, mismatch)
-                }
-                _ => continue,
-            };
-            if let Some(entry) = mismatch.entry(self.record.as_ref(), token) {
+            let Some(token) = judgement.verdict.token().cloned() else { continue };
+            let Some(mismatch) = judgement.verdict.mismatch_mut() else { continue };
+            if let Some(entry) = mismatch.entry(self.record.as_ref(), &token) {
                 mismatch.name_events(entry, logs);
             }
         }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::seal_point::BootLogs;
+use crate::measurement::diff::{Expected, Finding};
 use crate::measurement::pcr::join_pcrs;
+use crate::measurement::text::printable;
 use crate::measurement::{Digest, PcrBank, PcrIndex, PcrSelection};
 use crate::policy::{Authorization, Pcrlock, Signatures};
 use crate::token::{BootEntry, Kind, Record, SystemdTpm2};
@@ -19,6 +21,8 @@ pub struct Mismatch {
     pub recorded: bool,
     /// The PCRs that differ.
     pub differences: Vec<PcrDifference>,
+    /// Why they do, in words, where the expected events are at hand.
+    pub causes: Vec<String>,
 }
 
 /// Why nobody has approved the present PCR values for a token.
@@ -158,6 +162,7 @@ impl Mismatch {
             bank: selection.bank,
             recorded: nearest.is_some(),
             differences: nearest.unwrap_or_else(|| differences(None)),
+            causes: vec![],
         }
     }
 
@@ -176,12 +181,12 @@ impl Mismatch {
                 event: None,
             })
             .collect();
-        let mismatch = Self { bank: policy.bank, recorded: true, differences };
+        let mismatch = Self { bank: policy.bank, recorded: true, differences, causes: vec![] };
         (!mismatch.differences.is_empty()).then_some(mismatch)
     }
 
     /// The recorded boot of `token` that these differences are from.
-    pub(super) fn entry<'a>(
+    pub fn entry<'a>(
         &self,
         record: Option<&'a Record>,
         token: &SystemdTpm2,
@@ -224,6 +229,18 @@ impl Mismatch {
         }
     }
 
+    /// Names the causes of the differences, from the events that were expected and those of `logs`.
+    /// What moved none of the differing PCRs is left out.
+    pub fn name_causes(&mut self, expected: &Expected, logs: &BootLogs, cmdline: Option<&str>) {
+        /// Most causes that one line holds; `vmseal explain` tells all.
+        const MAX: usize = 2;
+        let pcrs = self.pcrs();
+        let findings = expected.explain(&logs.notes(self.bank, cmdline));
+        let moved = |finding: &&Finding| finding.pcrs.iter().any(|pcr| pcrs.contains(pcr));
+        let told = findings.iter().filter(moved);
+        self.causes = told.take(MAX).map(|finding| printable(&finding.text, 120)).collect();
+    }
+
     /// The PCRs that differ, or may.
     pub fn pcrs(&self) -> Vec<PcrIndex> {
         self.differences.iter().map(|difference| difference.pcr).collect()
@@ -245,6 +262,9 @@ impl fmt::Display for Mismatch {
             return write!(f, "this boot is not the sealed one: PCR {pcrs} or one of them differs");
         }
         write!(f, "this boot is not the sealed one: PCR {pcrs} differs")?;
+        if !self.causes.is_empty() {
+            return write!(f, ": {}", self.causes.join("; "));
+        }
         for difference in &self.differences {
             if let Some(event) = &difference.event {
                 write!(f, "; PCR {}: {event}", difference.pcr)?;

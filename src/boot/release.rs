@@ -257,7 +257,7 @@ fn require_cheap(metadata: &Metadata, keyslot: u32) -> Result<(), Error> {
 
 /// Why no token fits, from the one that comes nearest: the fewest PCRs that are known to differ,
 /// then those that may; then a token of another TPM; then one that nobody can use.
-fn refusal(judgements: Vec<Judgement>) -> Error {
+pub fn refusal(judgements: Vec<Judgement>) -> Error {
     let nearness = |judgement: &Judgement| match &judgement.verdict {
         Verdict::Unapproved(_, unapproved) => {
             (0, unapproved.mismatch.as_ref().map_or(0, |mismatch| mismatch.differences.len()))

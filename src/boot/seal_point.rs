@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::error::Error;
+use crate::measurement::diff::{Note, notes};
 use crate::measurement::replay::{first_difference, replay};
 use crate::measurement::{
     Digest, EventLog, PcrBank, PcrIndex, PcrValues, UserspaceEvent, UserspaceLog,
@@ -86,6 +87,12 @@ impl BootLogs {
         }
         events.remove(&PcrIndex::LATCH);
         Ok(SealPoint { values, events })
+    }
+
+    /// The events before the seal point, as explanations need them. `cmdline` is this system's.
+    pub fn notes(&self, bank: PcrBank, cmdline: Option<&str>) -> Vec<Note> {
+        let early = self.userspace.as_ref().map(|log| log.filtered(is_before_seal_point));
+        notes(&self.firmware, early.as_ref(), bank, cmdline)
     }
 
     /// What extended the PCRs before the seal point, in order, with a description in words.

@@ -7,10 +7,11 @@ use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use serde_json::{Value, json};
 use vmseal::Error;
-use vmseal::boot::BootLogs;
+use vmseal::boot::{self, BootLogs};
 use vmseal::coverage::{Component, Coverage};
 use vmseal::enroll::{self, Chosen, Enrolled, Plan, With};
 use vmseal::luks::{Device, HeaderCopy};
+use vmseal::measurement::diff::Expected;
 use vmseal::measurement::pcr::{join_pcrs, parse_pcrs};
 use vmseal::measurement::{PcrSelection, PcrValues};
 use vmseal::policy::{AuthorityKey, with_latch};
@@ -36,7 +37,8 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     drop(copy);
     let tpm = inputs::tpm(global)?;
     let sources = inputs::sources(global, &args.signature)?;
-    let plan = Plan { authority, pin: args.pin, ..plan(global, args, &chosen, &tpm)? };
+    let (plan, logs) = plan(global, args, &chosen, &tpm)?;
+    let plan = Plan { authority, pin: args.pin, ..plan };
     for component in &plan.uncovered {
         talk.remark(format_args!(
             "WARNING: no PCR covers the {component}: a changed one opens too"
@@ -69,6 +71,7 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     let with =
         With { pins: &global.pins, extra: &extra, pin: pin.as_ref(), approvals: &sources.gather() };
     let enrolled = enroll::apply(&mut device, (opened, &key), &tpm, &plan, &with)?;
+    keep_expected(global, &plan, &enrolled, logs.as_ref(), talk);
     if args.recovery_key {
         enroll::add_recovery_key(&mut device, &key, |recovery, keyslot| {
             report(talk, &plan, &enrolled, Some((recovery, keyslot)))
@@ -82,6 +85,30 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     Ok(())
 }
 
+/// Keeps the events of this boot for explanations. Without them a refusal says less, so that nothing
+/// fails where they cannot be written.
+fn keep_expected(
+    global: &Global,
+    plan: &Plan,
+    enrolled: &Enrolled,
+    logs: Option<&BootLogs>,
+    talk: Talk,
+) {
+    let (Some(folder), Some(logs)) = (inputs::own_expected_folder(global), logs) else { return };
+    let bank = plan.values.bank();
+    let notes = logs.notes(bank, inputs::cmdline(global).as_deref());
+    let expected = Expected::new(bank, plan.policy_digest().to_string(), notes);
+    if let Err(error) = boot::write_expected(folder, enrolled.keyslot, &expected) {
+        talk.remark(format_args!(
+            "cannot keep this boot's events in {}, so that refusals will say less: {error}",
+            folder.display()
+        ));
+    }
+    for keyslot in &enrolled.superseded {
+        inputs::forget_expected(global, *keyslot, talk);
+    }
+}
+
 /// The key whose signatures are to count, where `--policy` says so.
 fn authority(args: &Enroll) -> Result<Option<AuthorityKey>, Error> {
     let Some(path) = args.authority_public.as_deref() else { return Ok(None) };
@@ -93,7 +120,13 @@ fn authority(args: &Enroll) -> Result<Option<AuthorityKey>, Error> {
     AuthorityKey::from_pem(&pem).map(Some).map_err(|error| refused(error.to_string()))
 }
 
-fn plan(global: &Global, args: &Enroll, chosen: &Chosen, tpm: &Tpm) -> Result<Plan, Error> {
+/// The plan, and the logs that it is from.
+fn plan(
+    global: &Global,
+    args: &Enroll,
+    chosen: &Chosen,
+    tpm: &Tpm,
+) -> Result<(Plan, Option<BootLogs>), Error> {
     let live = |selection: &PcrSelection| -> Result<PcrValues, Error> {
         let values = tpm.read_pcrs(std::slice::from_ref(selection))?.pop();
         values
@@ -102,15 +135,16 @@ fn plan(global: &Global, args: &Enroll, chosen: &Chosen, tpm: &Tpm) -> Result<Pl
     };
     let logs: Result<BootLogs, Error> = inputs::boot_logs(global.eventlog.as_deref(), None);
     match (logs, chosen) {
-        (Ok(logs), _) => enroll::plan(&logs, chosen, args.bank, &args.allow_uncovered, live),
+        (Ok(logs), _) => {
+            let plan = enroll::plan(&logs, chosen, args.bank, &args.allow_uncovered, live)?;
+            Ok((plan, Some(logs)))
+        }
         // Without a log nothing is known to be covered; only who accepts all of that goes on.
         (Err(Error::LogMissing { .. }), Chosen::Pcrs(pcrs))
             if Component::ALL.iter().all(|component| args.allow_uncovered.contains(component)) =>
         {
-            enroll::plan_without_log(&live(&PcrSelection::new(
-                args.bank,
-                with_latch(pcrs.clone()),
-            ))?)
+            let selection = PcrSelection::new(args.bank, with_latch(pcrs.clone()));
+            Ok((enroll::plan_without_log(&live(&selection)?)?, None))
         }
         (Err(error), _) => Err(error),
     }

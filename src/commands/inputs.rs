@@ -1,12 +1,17 @@
 //! What commands gather: the TPM, the event logs, the pins.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::Value;
 use vmseal::Error;
-use vmseal::boot::{BootLogs, Sources};
+use vmseal::boot::{self, BootLogs, EXPECTED_FOLDER, Mismatch, Sources};
+use vmseal::measurement::diff::Expected;
+use vmseal::token::{BootEntry, Record, SystemdTpm2};
 use vmseal::tpm::{Connecting, Tcti, Tpm};
 
+use super::terminal::Talk;
 use crate::cli::Global;
 
 /// Where the kernel shows the firmware's event log.
@@ -46,6 +51,60 @@ pub fn sources(global: &Global, files: &[PathBuf]) -> Result<Sources, Error> {
     let mut sources = Sources::below(&global.root);
     files.iter().try_for_each(|file| sources.add_file(file))?;
     Ok(sources)
+}
+
+/// Where the expected events of approved boots lie.
+pub fn expected_folder(global: &Global) -> &Path {
+    global.expected_folder.as_deref().unwrap_or(Path::new(EXPECTED_FOLDER))
+}
+
+/// The same, to be written to: not where the log is another system's, whose boots this one's `/boot`
+/// knows nothing of.
+pub fn own_expected_folder(global: &Global) -> Option<&Path> {
+    let own = global.eventlog.is_none() || global.expected_folder.is_some();
+    own.then(|| expected_folder(global))
+}
+
+/// Removes the expected events of a keyslot that is gone.
+pub fn forget_expected(global: &Global, keyslot: u32, talk: Talk) {
+    let removed = own_expected_folder(global).map(|folder| boot::remove_expected(folder, keyslot));
+    if let Some(Err(error)) = removed {
+        talk.remark(format_args!("the expected events of keyslot {keyslot} stay: {error}"));
+    }
+}
+
+/// The command line of this system, where the log is this system's too.
+pub fn cmdline(global: &Global) -> Option<String> {
+    let text = global.eventlog.is_none().then(|| std::fs::read_to_string("/proc/cmdline"))?.ok()?;
+    Some(text.trim_end_matches('\n').to_owned())
+}
+
+/// The recorded boot that a mismatch of a token is from, and the events that were expected of it.
+pub fn expected_boot(
+    global: &Global,
+    tokens: &BTreeMap<u32, Value>,
+    token: u32,
+    mismatch: &Mismatch,
+) -> Option<(BootEntry, Option<Expected>)> {
+    let token = SystemdTpm2::parse(tokens.get(&token)?).ok()?;
+    let (_, record) = Record::find(tokens)?;
+    let entry = mismatch.entry(Some(&record.ok()?), &token)?.clone();
+    // A file that cannot be read only costs the words.
+    let expected = boot::read_expected(expected_folder(global), &entry).unwrap_or_default();
+    Some((entry, expected))
+}
+
+/// Words a mismatch by the events that were expected, where they are at hand.
+pub fn name_causes(
+    global: &Global,
+    tokens: &BTreeMap<u32, Value>,
+    token: u32,
+    mismatch: &mut Mismatch,
+    logs: &BootLogs,
+) {
+    if let Some((_, Some(expected))) = expected_boot(global, tokens, token, mismatch) {
+        mismatch.name_causes(&expected, logs, cmdline(global).as_deref());
+    }
 }
 
 /// The logs of the running system, or those that were named.

@@ -3,6 +3,7 @@
 mod adopt;
 mod enroll;
 mod eventlog;
+mod explain;
 mod generate;
 mod hint;
 mod inputs;
@@ -29,8 +30,9 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Adopt(args) => adopt::run(&cli.global, args, talk),
         Command::Unlock(args) => unlock::run(&cli.global, args, talk),
         Command::Status(args) => status::run(&cli.global, args, talk),
-        Command::Revoke(args) => revoke::run(args, talk),
+        Command::Revoke(args) => revoke::run(&cli.global, args, talk),
         Command::Eventlog(args) => eventlog::run(&cli.global, args, talk),
+        Command::Explain(args) => explain::run(&cli.global, args, talk),
         Command::Generate(args) => generate::run(args),
     };
     match done {

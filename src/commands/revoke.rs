@@ -4,17 +4,20 @@ use serde_json::json;
 use vmseal::Error;
 use vmseal::luks::Device;
 
-use super::Done;
 use super::terminal::Talk;
-use crate::cli::Revoke;
+use super::{Done, inputs};
+use crate::cli::{Global, Revoke};
 use vmseal::enroll::{Target, revoke};
 
 /// Removes, and says what was removed.
-pub fn run(args: &Revoke, talk: Talk) -> Done {
+pub fn run(global: &Global, args: &Revoke, talk: Talk) -> Done {
     let target = args.keyslot.map_or(Target::Tpm, Target::Keyslot);
     let mut device =
         Device::open(&args.volume.device, args.volume.header.as_deref()).map_err(Error::from)?;
     let revoked = revoke(&mut device, target)?;
+    for keyslot in &revoked.keyslots {
+        inputs::forget_expected(global, *keyslot, talk);
+    }
     if talk.json {
         talk.object(&json!({ "keyslots": revoked.keyslots, "tokens": revoked.tokens }));
     }

@@ -32,6 +32,7 @@ pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
     let mut reports = vec![];
     match &args.device {
         Some(device) => reports.push(report(
+            global,
             device,
             args.header.as_deref(),
             &pins,
@@ -41,7 +42,7 @@ pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
         )?),
         None => {
             for device in block_devices() {
-                match report(&device, None, &pins, &pcrs, &sources, tpm.as_ref()) {
+                match report(global, &device, None, &pins, &pcrs, &sources, tpm.as_ref()) {
                     Ok(report) => reports.push(report),
                     Err(Error::Luks(LuksError::NotLuks2 { .. } | LuksError::Io { .. })) => {}
                     Err(error) => talk.remark(format_args!("{}: {error}", device.display())),
@@ -82,6 +83,7 @@ struct VolumeReport {
 }
 
 fn report(
+    global: &Global,
     device: &Path,
     header: Option<&Path>,
     pins: &Pins,
@@ -97,6 +99,11 @@ fn report(
     let mut judgements = choice.judge(|bank, pcr| pcrs.get(bank, pcr));
     if let Some(logs) = &pcrs.logs {
         choice.name_events(&mut judgements, logs);
+        for Judgement { token, verdict } in &mut judgements {
+            if let Some(mismatch) = verdict.mismatch_mut() {
+                inputs::name_causes(global, &tokens, *token, mismatch, logs);
+            }
+        }
     }
     if let Some(tpm) = tpm {
         boot::name_foreign(&mut judgements, tpm)?;

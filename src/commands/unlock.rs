@@ -41,7 +41,8 @@ pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
     .map_err(Error::from)?;
     let Some(name) = &args.name else {
         let tpm = connecting?.connected().map_err(Error::from)?;
-        let released = boot::release(&tpm, &mut header, pin.as_ref(), &means)?;
+        let released = boot::release(&tpm, &mut header, pin.as_ref(), &means)
+            .map_err(|error| worded(error, global, &header))?;
         if pin.is_none() {
             talk.remark(format_args!(
                 "volume {uuid} has no pin in {}: at boot it would be refused",
@@ -65,7 +66,8 @@ pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
     };
     let pin = pin.ok_or_else(|| Error::NoPin { uuid, pins: global.pins.clone() })?;
     let tpm = connecting?.connected().map_err(Error::from)?;
-    let released = boot::release(&tpm, &mut header, Some(&pin), &means)?;
+    let released = boot::release(&tpm, &mut header, Some(&pin), &means)
+        .map_err(|error| worded(error, global, &header))?;
     boot::open_and_latch(&tpm, &mut [Opening { header: &mut header, name, released: &released }])?;
     if talk.json {
         talk.object(
@@ -74,4 +76,20 @@ pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
     }
     talk.prose(format_args!("opened /dev/mapper/{name}, and latched"));
     Ok(())
+}
+
+/// A refusal in the words of the expected events, where they are at hand.
+fn worded(mut error: Error, global: &Global, header: &HeaderCopy) -> Error {
+    let (token, mismatch) = match &mut error {
+        Error::PcrMismatch { token, mismatch } => (*token, mismatch),
+        Error::Unapproved { token, unapproved } => match &mut unapproved.mismatch {
+            Some(mismatch) => (*token, mismatch),
+            None => return error,
+        },
+        _ => return error,
+    };
+    if let Ok(logs) = inputs::boot_logs(global.eventlog.as_deref(), None) {
+        inputs::name_causes(global, &header.metadata().tokens(), token, mismatch, &logs);
+    }
+    error
 }

@@ -2,12 +2,13 @@
 
 pub mod data;
 mod describe;
+pub mod diff;
 pub mod digest;
 pub mod efi;
 pub mod event;
 pub mod eventlog;
 pub mod pcr;
-mod reader;
+pub(crate) mod reader;
 pub mod replay;
 pub mod text;
 pub mod userspace;
