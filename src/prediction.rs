@@ -1,0 +1,72 @@
+//! The boot to come, from the boot that ran: every event of its log is carried over, measured
+//! again from an artifact, replaced, joined by new ones or gone; what is left is replayed to the
+//! seal point.
+//!
+//! What cannot be known is [`Unpredictable`] by PCR, event and reason, never a guess.
+
+mod account;
+mod anatomy;
+mod artifacts;
+mod boot_entry;
+mod compose;
+mod evidence;
+mod layers;
+mod plan;
+mod spelled;
+mod systemd_boot;
+mod tally;
+mod type1;
+
+pub use account::{Account, Fate};
+pub use compose::predict;
+pub use evidence::Evidence;
+pub use layers::{DigestTable, Layers, NoFiles};
+pub use spelled::Spelled;
+pub use tally::{PREDICTED_PCRS, Unpredictable};
+
+use std::collections::BTreeMap;
+
+use crate::artifact::Files;
+use crate::measurement::{EventLog, PcrBank, PcrValues, UserspaceLog};
+
+/// The boot that ran.
+#[derive(Clone, Copy)]
+pub struct Base<'a> {
+    /// What it measured.
+    pub log: &'a EventLog,
+    /// What systemd measured before the seal point.
+    pub early: Option<&'a UserspaceLog>,
+    /// The files that it read, where they are at hand.
+    pub files: Option<&'a dyn Files>,
+}
+
+/// What is known of the boot to come.
+pub struct Next<'a> {
+    /// Its files.
+    pub files: &'a dyn Files,
+    /// The command line, where it is not in a file: that of a kernel given by the host, or of a
+    /// unified kernel image known by digests alone.
+    pub cmdline: Option<String>,
+}
+
+/// What one boot entry will measure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryPrediction {
+    /// The loader's name for it.
+    pub id: String,
+    /// Whether the loader starts it by itself.
+    pub default: bool,
+    /// Values at the seal point of every PCR that can be told.
+    pub pcrs: BTreeMap<PcrBank, PcrValues>,
+    /// PCRs that cannot be told.
+    pub unpredictable: Vec<Unpredictable>,
+    /// How each measurement came about.
+    pub events: Vec<Account>,
+}
+
+/// What the next boot will measure, whichever entry it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prediction {
+    /// Each bootable entry, in the loader's order.
+    pub entries: Vec<EntryPrediction>,
+}
