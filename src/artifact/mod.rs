@@ -1,8 +1,16 @@
 //! What will be measured: the files, variables and partition tables that a boot to come reads,
 //! digested while they are read, so that the bytes shown are the bytes hashed. Pure over readers.
 
+pub mod authority;
+mod der;
+pub mod efivar;
 pub mod files;
+pub mod gpt;
 mod measured;
+pub mod mok;
+pub mod signature_list;
+pub mod variable_store;
+pub mod variable_update;
 
 pub use files::{Files, FilesError, Found, KnownDigests, Source, Volume};
 pub use measured::Measured;
