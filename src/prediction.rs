@@ -10,6 +10,7 @@ mod artifacts;
 mod boot_entry;
 mod compose;
 mod evidence;
+mod known;
 mod layers;
 mod plan;
 mod spelled;
@@ -20,8 +21,10 @@ mod type1;
 pub use account::{Account, Fate};
 pub use compose::predict;
 pub use evidence::Evidence;
+pub use known::KnownFiles;
 pub use layers::{DigestTable, Layers, NoFiles};
 pub use spelled::Spelled;
+pub use systemd_boot::LoaderVariables;
 pub use tally::{PREDICTED_PCRS, Unpredictable};
 
 use std::collections::BTreeMap;
@@ -47,6 +50,8 @@ pub struct Next<'a> {
     /// The command line, where it is not in a file: that of a kernel given by the host, or of a
     /// unified kernel image known by digests alone.
     pub cmdline: Option<String>,
+    /// How systemd-boot was told to choose.
+    pub loader: LoaderVariables,
 }
 
 /// What one boot entry will measure.
@@ -69,4 +74,27 @@ pub struct EntryPrediction {
 pub struct Prediction {
     /// Each bootable entry, in the loader's order.
     pub entries: Vec<EntryPrediction>,
+}
+
+impl EntryPrediction {
+    /// Whether the loader, or somebody in a hurry, calls it so: by its name, or that without the
+    /// ending of a file.
+    pub fn is_called(&self, name: &str) -> bool {
+        let stem = |text: &str| {
+            let lower = text.to_ascii_lowercase();
+            let stem = lower.strip_suffix(".conf").or_else(|| lower.strip_suffix(".efi"));
+            stem.map(str::to_owned).unwrap_or(lower)
+        };
+        self.id == name || stem(&self.id) == stem(name)
+    }
+
+    /// Whether it starts a kernel of this release: the name of the kernel's file ends with it.
+    pub fn starts_kernel(&self, release: &str) -> bool {
+        let measured = self.events.iter().filter(|account| account.fate != Fate::Gone);
+        let mut words = measured.flat_map(|account| account.what.split_ascii_whitespace());
+        words.any(|word| {
+            let before = word.strip_suffix(release);
+            before.is_some_and(|before| before.ends_with(['-', '/', '.', '_']))
+        }) || self.id.contains(release)
+    }
 }

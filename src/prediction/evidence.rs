@@ -26,7 +26,8 @@ impl Evidence {
                 *known = None;
             }
         };
-        let (mut grub_kernel, mut initrds) = (None, Vec::new());
+        let mut grub_kernel: Option<String> = None;
+        let mut initrds: Vec<String> = Vec::new();
         for event in log.events().iter().filter(|event| event.extends()) {
             if let Some(path) = image_file(event) {
                 note(&mut images, &path, event);

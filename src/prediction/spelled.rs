@@ -23,7 +23,9 @@ impl Spelled {
             ["esp", rest @ ..] if !rest.is_empty() => (Some(Volume::Esp), rest),
             // Where the running system mounts the ESP.
             ["boot", "efi", rest @ ..] if !rest.is_empty() => (Some(Volume::Esp), rest),
-            ["efi", rest @ ["EFI" | "loader", _, ..]] => (Some(Volume::Esp), rest),
+            ["efi", rest @ ..] if matches!(rest, ["EFI" | "loader", _, ..]) => {
+                (Some(Volume::Esp), rest)
+            }
             all => (None, all),
         };
         Self { volume, path: parts.join("/") }
