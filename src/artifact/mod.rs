@@ -2,7 +2,11 @@
 //! digested while they are read, so that the bytes shown are the bytes hashed. Pure over readers.
 
 pub mod files;
+pub mod hashing;
 mod measured;
+pub mod pe;
+#[cfg(test)]
+mod sample;
 
 pub use files::{Files, FilesError, Found, KnownDigests, Source, Volume};
 pub use measured::Measured;
