@@ -6,8 +6,12 @@ mod der;
 pub mod efivar;
 pub mod files;
 pub mod gpt;
+pub mod hashing;
 mod measured;
 pub mod mok;
+pub mod pe;
+#[cfg(test)]
+mod sample;
 pub mod signature_list;
 pub mod variable_store;
 pub mod variable_update;
