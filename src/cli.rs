@@ -249,7 +249,7 @@ pub struct Predict {
     /// Number of its processors, where it changes
     #[arg(long, value_name = "COUNT")]
     pub smp: Option<u32>,
-    /// Version of QEMU, where it changes or a kernel is given by the host
+    /// Version of the QEMU that is given a kernel [default: 10.0 or later]
     #[arg(long, value_name = "VERSION")]
     pub qemu: Option<String>,
     /// PCR banks to predict, of those in the log

@@ -194,6 +194,11 @@ pub enum Error {
         /// What was given.
         set: String,
     },
+    /// Not a version of QEMU.
+    BadQemu {
+        /// What was given.
+        found: String,
+    },
     /// No boot entry is called so.
     NoSuchEntry {
         /// What was asked for.
@@ -226,7 +231,7 @@ impl Error {
             Self::Unapproved { .. } => Exit::NoSignature,
             Self::PinNeeded { .. } | Self::WrongPin { .. } => Exit::Pin,
             Self::PcrMismatch { .. } | Self::LogDisagrees { .. } => Exit::PcrMismatch,
-            Self::Pcrs(_) | Self::BadSet { .. } | Self::NoSuchEntry { .. } => Exit::Usage,
+            Self::Pcrs(_) | Self::BadSet { .. } | Self::BadQemu { .. } | Self::NoSuchEntry { .. } => Exit::Usage,
             Self::Luks(_)
             | Self::Pins(_)
             | Self::Unpinnable(_)
@@ -347,6 +352,9 @@ impl fmt::Display for Error {
             Self::Artifact { path, cause } => write!(f, "{}: {cause}", path.display()),
             Self::BadSet { set } => {
                 write!(f, "--set {}: expected PATH=FILE", printable(set, 200))
+            }
+            Self::BadQemu { found } => {
+                write!(f, "--qemu {}: expected a version such as 10.0", printable(found, 60))
             }
             Self::NoSuchEntry { wanted, there } => {
                 let there: Vec<String> = there.iter().map(|id| printable(id, 120)).collect();

@@ -9,7 +9,9 @@ mod anatomy;
 mod artifacts;
 mod boot_entry;
 mod compose;
+mod direct;
 mod evidence;
+mod firmware;
 mod known;
 mod layers;
 mod plan;
@@ -17,15 +19,18 @@ mod spelled;
 mod systemd_boot;
 mod tally;
 mod type1;
+mod uki;
 
 pub use account::{Account, Fate};
-pub use compose::predict;
+pub use compose::{predict, uki_path};
 pub use evidence::Evidence;
+pub use firmware::Machine;
 pub use known::KnownFiles;
 pub use layers::{DigestTable, Layers, NoFiles};
 pub use spelled::Spelled;
 pub use systemd_boot::LoaderVariables;
 pub use tally::{PREDICTED_PCRS, Unpredictable};
+pub use uki::NamedSection;
 
 use std::collections::BTreeMap;
 
@@ -52,6 +57,10 @@ pub struct Next<'a> {
     pub cmdline: Option<String>,
     /// How systemd-boot was told to choose.
     pub loader: LoaderVariables,
+    /// Contents of sections of images that are not at hand.
+    pub sections: Vec<NamedSection>,
+    /// What changes about the machine.
+    pub machine: Machine,
 }
 
 /// What one boot entry will measure.

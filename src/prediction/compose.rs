@@ -2,18 +2,19 @@
 //! what the entry measures, then the rest.
 
 use super::account::Account;
-use super::anatomy::{Anatomy, image_file};
+use super::anatomy::{Anatomy, image_file, is_direct_kernel};
 use super::artifacts::Artifacts;
 use super::boot_entry::{EntryFile, Starts};
 use super::evidence::Evidence;
-use super::layers::DigestTable;
 use super::plan::{Planned, align, pcr};
 use super::systemd_boot::{Kind, Menu};
 use super::tally::{Unpredictable, tally};
-use super::{Base, EntryPrediction, Next, Prediction, type1};
+use super::uki::{self, Said};
+use super::{Base, EntryPrediction, Next, Prediction, direct, firmware, type1};
 use crate::artifact::Volume;
+use crate::artifact::efivar::is_policy_event;
 use crate::coverage::BootPath;
-use crate::measurement::{Event, EventData, PcrIndex, Tag};
+use crate::measurement::{Event, EventData, EventLog, PcrIndex, Tag};
 
 /// What one entry adds to what every entry measures.
 struct EntryPlan {
@@ -29,10 +30,20 @@ pub fn predict(base: &Base<'_>, next: &Next<'_>) -> Prediction {
         base,
         next,
         anatomy: Anatomy::of(base.log),
-        artifacts: Artifacts::new(next.files, &evidence, base.log.banks()),
-        evidence: &evidence,
+        artifacts: Artifacts::new(next.files, &evidence, &base.log.banks()),
     };
     composer.predict()
+}
+
+/// The unified kernel image that a boot started, as `/EFI/Linux/x.efi`.
+pub fn uki_path(log: &EventLog) -> Option<String> {
+    let anatomy = Anatomy::of(log);
+    let is_uki = matches!(
+        anatomy.path,
+        BootPath::Uki | BootPath::SystemdBootUki | BootPath::ChainedUki
+    );
+    let first = log.events().get(anatomy.entry.start).filter(|_| is_uki)?;
+    image_file(first)
 }
 
 struct Composer<'a> {
@@ -40,12 +51,11 @@ struct Composer<'a> {
     next: &'a Next<'a>,
     anatomy: Anatomy,
     artifacts: Artifacts<'a>,
-    evidence: &'a DigestTable,
 }
 
 impl Composer<'_> {
     fn predict(&self) -> Prediction {
-        let open: Vec<Unpredictable> = Vec::new();
+        let open = firmware::open(self.base.log, &self.next.machine);
         let (plans, more) = self.plans();
         let events = self.base.log.events();
         let part = |range: std::ops::Range<usize>| events.get(range).unwrap_or_default();
@@ -83,35 +93,82 @@ impl Composer<'_> {
             .collect()
     }
 
-    /// The events that do not depend on the entry, one by one.
+    /// The events that do not depend on the entry.
     fn shared(&self, events: &[Event]) -> Vec<Account> {
-        events
-            .iter()
-            .filter_map(extending)
-            .map(|(event, pcr)| self.shared_event(event, pcr).against(Some(event)))
-            .collect()
+        let policy = self.next.machine.policy.as_ref();
+        let mut accounts = Vec::new();
+        let mut logged_policy: Vec<(&Event, PcrIndex)> = Vec::new();
+        for (event, pcr) in events.iter().filter_map(extending) {
+            // The variables are one block: what is empty may be left out.
+            if policy.is_some() && is_policy_event(event) {
+                logged_policy.push((event, pcr));
+                continue;
+            }
+            if let Some(policy) = policy.filter(|_| !logged_policy.is_empty()) {
+                let planned = firmware::policy(policy, self.artifacts.banks());
+                accounts.extend(align(&std::mem::take(&mut logged_policy), planned));
+            }
+            accounts.push(self.shared_event(event, pcr).against(Some(event)));
+        }
+        accounts
     }
 
     fn shared_event(&self, event: &Event, pcr: PcrIndex) -> Planned {
         let what = event.data().to_string();
+        let machine = &self.next.machine;
+        if is_direct_kernel(event) {
+            return direct::kernel(&self.artifacts, self.base.log, machine, event);
+        }
         if let Some(path) = image_file(event) {
             return Planned { what, ..self.artifacts.image_measurement(Volume::Esp, &path) };
         }
         if event.pcr == 5 && event.data().has_tag(Tag::LoaderConf) {
             let path = "/loader/loader.conf";
-            if let Ok(known) = self.artifacts.digests(Volume::Esp, path).as_ref() {
-                let digests = Ok(known.plain.clone());
+            if let Ok(known) = self.artifacts.plain(Volume::Esp, path) {
+                let digests = Ok(known.digests);
                 return Planned { pcr, what, digests, source: Some(path.to_owned()) };
             }
         }
-        Planned::carried(event, pcr)
+        match &machine.partitions {
+            Some(data) if matches!(event.data(), EventData::Gpt(_)) => {
+                firmware::partitions(data, self.artifacts.banks())
+            }
+            _ => Planned::carried(event, pcr),
+        }
     }
 
     fn plans(&self) -> (Vec<EntryPlan>, Vec<Unpredictable>) {
         match self.anatomy.path {
             BootPath::SystemdBootEntry | BootPath::SystemdBootUki => self.systemd_boot(),
+            BootPath::Uki => (vec![self.uki_of_log(true)], Vec::new()),
+            BootPath::DirectKernel => (vec![self.direct_kernel()], Vec::new()),
             _ => (vec![self.as_before()], Vec::new()),
         }
+    }
+
+    fn direct_kernel(&self) -> EntryPlan {
+        let events = self.entry_events();
+        let has_initrd = events.iter().any(|event| event.data().has_tag(Tag::LinuxInitrd));
+        let words = events.iter().filter_map(extending).map(|(event, pcr)| {
+            let planned =
+                direct::words(&self.artifacts, event, self.next.cmdline.as_deref(), has_initrd);
+            Planned { pcr, ..planned }
+        });
+        EntryPlan { id: "kernel".to_owned(), default: true, block: words.collect() }
+    }
+
+    /// The unified kernel image that ran. systemd-boot names entries after files, in lower case.
+    fn uki_of_log(&self, by_firmware: bool) -> EntryPlan {
+        let events = self.entry_events();
+        let Some(path) = events.first().and_then(image_file) else { return self.as_before() };
+        let said = Said { sections: &self.next.sections, cmdline: self.next.cmdline.as_deref() };
+        let events: Vec<_> = events.iter().filter_map(extending).collect();
+        let block = uki::plan(&self.artifacts, Volume::Esp, &path, &events, &said);
+        let id = match path.rsplit_once('/') {
+            Some((_, name)) if !by_firmware => name.to_ascii_lowercase(),
+            _ => path.trim_start_matches('/').to_owned(),
+        };
+        EntryPlan { id, default: true, block }
     }
 
     fn entry_events(&self) -> &[Event] {
@@ -150,7 +207,15 @@ impl Composer<'_> {
                         let from = format!("/loader/entries/{}", entry.id);
                         type1::plan(&self.artifacts, entry.volume, file, Some(&from))
                     }
-                    Kind::Uki(_) => return None,
+                    Kind::Uki(path) => {
+                        let said = Said {
+                            sections: &self.next.sections,
+                            cmdline: self.next.cmdline.as_deref(),
+                        };
+                        let events: Vec<_> =
+                            self.entry_events().iter().filter_map(extending).collect();
+                        uki::plan(&self.artifacts, entry.volume, path, &events, &said)
+                    }
                     Kind::Unread(path) => [4, 9, 12]
                         .map(|number| Planned {
                             pcr: pcr(number),
@@ -163,7 +228,11 @@ impl Composer<'_> {
                 Some(EntryPlan { id: entry.id.clone(), default: menu.default == Some(index), block })
             })
             .collect();
-        if plans.is_empty() { (vec![self.entry_of_log()], Vec::new()) } else { (plans, Vec::new()) }
+        match self.anatomy.path {
+            _ if !plans.is_empty() => (plans, Vec::new()),
+            BootPath::SystemdBootUki => (vec![self.uki_of_log(false)], Vec::new()),
+            _ => (vec![self.entry_of_log()], Vec::new()),
+        }
     }
 
     /// The entry that ran, as the log tells it: kernel by its device path, initrds and options by

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::anatomy::{image, image_file};
+use super::anatomy::{image, image_file, is_direct_kernel};
+use super::direct::{INITRD, KERNEL};
 use super::layers::DigestTable;
 use super::spelled::Spelled;
 use crate::artifact::KnownDigests;
@@ -28,8 +29,12 @@ impl Evidence {
         };
         let mut grub_kernel: Option<String> = None;
         let mut initrds: Vec<String> = Vec::new();
+        let mut is_direct = false;
         for event in log.events().iter().filter(|event| event.extends()) {
-            if let Some(path) = image_file(event) {
+            if is_direct_kernel(event) {
+                is_direct = true;
+                note(&mut images, KERNEL, event);
+            } else if let Some(path) = image_file(event) {
                 note(&mut images, &path, event);
             } else if let (Some(path), Some(kernel)) = (image(event), &grub_kernel) {
                 if path.is_memory() {
@@ -50,6 +55,9 @@ impl Evidence {
                     initrds = files.map(str::to_owned).collect();
                 }
                 data if event.pcr == 9 && data.has_tag(Tag::LinuxInitrd) => {
+                    if is_direct {
+                        note(&mut plain, INITRD, event);
+                    }
                     // Of several files the log has only the digest of all.
                     if let [initrd] = initrds.as_slice() {
                         note(&mut plain, initrd, event);

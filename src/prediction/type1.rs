@@ -1,7 +1,7 @@
 //! What an entry of type 1 measures: kernel (PCR 4), command line (PCR 12), and the kernel's own
 //! words (PCR 9).
 
-use super::artifacts::Artifacts;
+use super::artifacts::{Artifacts, Joint};
 use super::boot_entry::{EntryFile, Starts};
 use super::plan::{Planned, pcr};
 use crate::artifact::Volume;
@@ -12,7 +12,7 @@ pub(super) fn utf16_with_nul(text: &str) -> Vec<u8> {
     text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
 }
 
-fn hashed(banks: &[PcrBank], bytes: &[u8]) -> Vec<Digest> {
+pub(super) fn hashed(banks: &[PcrBank], bytes: &[u8]) -> Vec<Digest> {
     banks.iter().map(|bank| bank.hash(bytes)).collect()
 }
 
@@ -63,12 +63,12 @@ fn initrd(artifacts: &Artifacts<'_>, volume: Volume, files: &[String]) -> Option
     if files.is_empty() {
         return None;
     }
-    let joined = artifacts.joined(volume, files);
+    let joined = artifacts.joined(volume, files, Joint::Unknown);
     let from_log = joined.as_ref().is_ok_and(|joined| joined.from_log);
     Some(Planned {
         pcr: pcr(9),
         what: "initrd that the kernel loaded".to_owned(),
-        digests: joined.map(|joined| joined.plain),
+        digests: joined.map(|joined| joined.digests),
         source: (!from_log).then(|| files.join(" ")),
     })
 }

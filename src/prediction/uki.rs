@@ -8,7 +8,7 @@ use super::spelled::Spelled;
 use super::type1::{hashed, utf16_with_nul};
 use crate::artifact::Volume;
 use crate::measurement::efi::Guid;
-use crate::measurement::{Event, EventData, PcrIndex, Tag};
+use crate::measurement::{Event, PcrIndex, Tag};
 
 /// The content of a section that is known although its image is not at hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(super) struct Said<'a> {
 }
 
 /// The events of the entry, with those parts replaced that are known to change. The rest is as
-/// before where the image is as before, or where its other sections are said to be.
+/// before where the image is as before, or where some of its sections are said to be others.
 pub(super) fn plan(
     artifacts: &Artifacts<'_>,
     volume: Volume,
@@ -37,121 +37,150 @@ pub(super) fn plan(
     events: &[(&Event, PcrIndex)],
     said: &Said<'_>,
 ) -> Vec<Planned> {
-    let uki = artifacts.image_measurement(volume, path);
+    let mut uki = artifacts.image_measurement(volume, path);
     let first = events.first().map(|(event, _)| *event);
     let is_same = uki.digests.as_ref().is_ok_and(|new| first.is_some_and(|old| agrees(old, new)));
     let own: Vec<&NamedSection> =
         said.sections.iter().filter(|section| section.image.is_of(volume, path)).collect();
-    let is_told = !own.is_empty() || said.cmdline.is_some();
+    let of_cmdline = own.iter().find(|section| section.name == ".cmdline").copied();
     let addons = Addons::of(artifacts, volume, path, said);
-    let cmdline = Cmdline::of(artifacts, events, &own, said, &addons);
-    let mut planned = vec![uki];
-    let mut section_names: Vec<String> = Vec::new();
-    let mut addons_planned = false;
+    let cmdline = Cmdline::of(events, of_cmdline, said.cmdline, &addons);
+    let is_signed = events.iter().any(|(event, _)| section(event).as_deref() == Some(".pcrpkey"));
+    let plan = Plan { artifacts, path, is_same, is_signed, own, cmdline };
+    let mut planned: Vec<Planned> = Vec::new();
+    let mut names: Vec<String> = Vec::new();
+    let mut contents_change = false;
     for (event, event_pcr) in events.iter().skip(1) {
-        let carried = Planned::carried(event, *event_pcr);
-        let unknown = |planned: Planned| {
-            if is_same || is_told {
-                return planned;
-            }
-            let why = format!("the content of {path} is not known, only its digests");
-            Planned { digests: Err(why), source: Some(path.to_owned()), ..planned }
-        };
-        if let Some(name) = section(event) {
-            // Once the name, which stays, then the content.
-            if section_names.last() != Some(&name) {
-                section_names.push(name);
-                planned.push(unknown(carried));
-                continue;
-            }
-            let known = own.iter().find(|section| section.name == name);
-            planned.push(match known {
-                Some(section) => Planned {
-                    digests: Ok(hashed(artifacts.banks(), &section.bytes)),
-                    source: Some(format!("{path}#{name}")),
-                    ..carried
-                },
-                None if name == ".cmdline" => match &cmdline.section {
-                    Some(text) if !is_same => Planned {
-                        digests: Ok(hashed(artifacts.banks(), text.as_bytes())),
-                        source: Some("command line".to_owned()),
-                        ..carried
-                    },
-                    _ => unknown(carried),
-                },
-                None => unknown(carried),
-            });
-            continue;
-        }
-        let is_inner = image(event).is_some_and(|path| path.has_vendor(Guid::STUB_PAYLOAD));
-        let is_word = *event_pcr == pcr(9);
-        if (is_inner || is_word) && !addons_planned {
-            addons_planned = true;
-            planned.extend(addons.planned.iter().cloned());
-        }
         if image_file(event).is_some() || *event_pcr == pcr(12) {
-            // Addons were planned from the files that are there.
+            // Addons are planned from the files that are there, below.
             continue;
         }
-        if event.data().has_tag(Tag::LoadOptions) {
-            planned.push(match &cmdline.whole {
-                Some(Ok(text)) => Planned {
-                    digests: Ok(hashed(artifacts.banks(), &utf16_with_nul(text))),
-                    source: Some("command line".to_owned()),
-                    ..carried
-                },
-                Some(Err(why)) => Planned { digests: Err(why.clone()), ..carried },
-                None => unknown(carried),
-            });
-            continue;
-        }
-        let replaced = |name: &str| own.iter().any(|section| section.name == name);
-        let touched = is_inner && replaced(".linux")
-            || event.data().has_tag(Tag::LinuxInitrd) && (replaced(".initrd") || replaced(".osrel"));
-        planned.push(if touched {
-            let why = "the stub makes it of sections that are replaced one by one".to_owned();
-            Planned { digests: Err(why), ..carried }
-        } else {
-            unknown(carried)
-        });
+        let name = section(event);
+        let is_content = name.is_some() && names.last() == name.as_ref();
+        names.extend(name.clone());
+        let new = match name {
+            Some(name) if is_content => plan.content(event, *event_pcr, &name),
+            _ => plan.other(event, *event_pcr),
+        };
+        contents_change |= new.source.is_some()
+            && is_content
+            && !new.digests.as_ref().is_ok_and(|digests| agrees(event, digests));
+        planned.push(new);
     }
-    if !addons_planned {
-        planned.extend(addons.planned);
+    if is_same && contents_change {
+        let why = "its sections change, and its own digest is not known".to_owned();
+        uki = Planned { digests: Err(why), source: Some(path.to_owned()), ..uki };
     }
-    planned
+    let mut whole = vec![uki];
+    whole.extend(addons.images);
+    whole.extend(plan.cmdline.addons.map(|text| Planned {
+        pcr: pcr(12),
+        what: format!("command line {}", text.as_deref().unwrap_or("of addons")),
+        digests: text.map(|text| hashed(artifacts.banks(), &utf16_with_nul(&text))),
+        source: Some(format!("{path}.extra.d")),
+    }));
+    whole.extend(planned);
+    whole
 }
 
-/// The addons that the stub will find beside the image, sorted by name.
+struct Plan<'a> {
+    artifacts: &'a Artifacts<'a>,
+    path: &'a str,
+    is_same: bool,
+    /// Whether it carries a key for signed PCR values, and so such signatures.
+    is_signed: bool,
+    own: Vec<&'a NamedSection>,
+    cmdline: Cmdline,
+}
+
+impl Plan<'_> {
+    /// As before, if that can be said.
+    fn unless_unknown(&self, planned: Planned) -> Planned {
+        if self.is_same || !self.own.is_empty() || self.cmdline.section.is_some() {
+            return planned;
+        }
+        let why = format!("the content of {} is not known, only its digests", self.path);
+        Planned { digests: Err(why), source: Some(self.path.to_owned()), ..planned }
+    }
+
+    fn content(&self, event: &Event, pcr: PcrIndex, name: &str) -> Planned {
+        let carried = Planned::carried(event, pcr);
+        let named = self.own.iter().find(|section| section.name == name);
+        let bytes = named.map(|section| section.bytes.as_slice());
+        let bytes = bytes.or(self.cmdline.section.as_deref().filter(|_| name == ".cmdline"));
+        match bytes {
+            Some(bytes) => Planned {
+                digests: Ok(hashed(self.artifacts.banks(), bytes)),
+                source: Some(format!("{}#{name}", self.path)),
+                ..carried
+            },
+            None => self.unless_unknown(carried),
+        }
+    }
+
+    /// Names of sections, the inner kernel, and the kernel's words.
+    fn other(&self, event: &Event, pcr: PcrIndex) -> Planned {
+        let carried = Planned::carried(event, pcr);
+        let replaced = |name: &str| self.own.iter().any(|section| section.name == name);
+        let data = event.data();
+        if data.has_tag(Tag::LoadOptions) {
+            if let Some(whole) = &self.cmdline.whole {
+                let digests = whole.clone();
+                let digests =
+                    digests.map(|text| hashed(self.artifacts.banks(), &utf16_with_nul(&text)));
+                return Planned { digests, source: Some("command line".to_owned()), ..carried };
+            }
+        }
+        let is_inner = image(event).is_some_and(|path| path.has_vendor(Guid::STUB_PAYLOAD));
+        let is_initrd = data.has_tag(Tag::LinuxInitrd);
+        if is_inner && replaced(".linux") || is_initrd && (replaced(".initrd") || replaced(".osrel"))
+        {
+            let why = "the stub makes it of sections that were named one by one".to_owned();
+            return Planned { digests: Err(why), source: Some(self.path.to_owned()), ..carried };
+        }
+        if is_initrd && self.is_signed && self.changes() {
+            let why = "the signed PCR values in the image, which the stub adds to the initrd, are \
+                       not known";
+            let source = Some(self.path.to_owned());
+            return Planned { digests: Err(why.to_owned()), source, ..carried };
+        }
+        self.unless_unknown(carried)
+    }
+
+    fn changes(&self) -> bool {
+        !self.is_same || !self.own.is_empty() || self.cmdline.section.is_some()
+    }
+}
+
+/// The addons that the stub will find beside the image, in its order.
 struct Addons {
-    planned: Vec<Planned>,
-    /// What they add to the command line; `None` where one of them is not known.
-    text: Option<String>,
-    count: usize,
+    images: Vec<Planned>,
+    /// Their texts, where known.
+    texts: Vec<Option<String>>,
 }
 
 impl Addons {
     fn of(artifacts: &Artifacts<'_>, volume: Volume, path: &str, said: &Said<'_>) -> Self {
-        let folders = ["/loader/addons".to_owned(), format!("{path}.extra.d")];
-        let (mut planned, mut texts, mut count) = (Vec::new(), Vec::new(), 0);
-        let mut complete = true;
-        for folder in folders {
+        let mut addons = Self { images: Vec::new(), texts: Vec::new() };
+        for folder in ["/loader/addons".to_owned(), format!("{path}.extra.d")] {
             let names = artifacts.files().names(volume, &folder).unwrap_or_default();
-            let addons =
-                names.iter().filter(|name| name.to_ascii_lowercase().ends_with(".addon.efi"));
-            for name in addons {
+            let is_addon = |name: &&String| name.to_ascii_lowercase().ends_with(".addon.efi");
+            for name in names.iter().filter(is_addon) {
                 let file = format!("{folder}/{name}");
-                planned.push(artifacts.image_measurement(volume, &file));
-                count += 1;
+                addons.images.push(artifacts.image_measurement(volume, &file));
                 let text = said.sections.iter().find(|section| {
                     section.name == ".cmdline" && section.image.is_of(volume, &file)
                 });
-                match text {
-                    Some(section) => texts.push(stub_text(&section.bytes)),
-                    None => complete = false,
-                }
+                addons.texts.push(text.map(|section| stub_text(&section.bytes)));
             }
         }
-        Self { planned, text: complete.then(|| texts.join(" ")), count }
+        addons
+    }
+
+    /// What all of them add to the command line.
+    fn text(&self) -> Option<String> {
+        let texts: Option<Vec<String>> = self.texts.iter().cloned().collect();
+        Some(texts?.join(" "))
     }
 }
 
@@ -164,39 +193,62 @@ pub(super) fn stub_text(bytes: &[u8]) -> String {
 }
 
 /// What becomes of the command line.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Cmdline {
-    /// The content of `.cmdline`, where it is said.
-    section: Option<String>,
-    /// What the kernel is started with; `None` where it stays.
+    /// The content of `.cmdline`, where it is another.
+    section: Option<Vec<u8>>,
+    /// What addons add.
+    addons: Option<Result<String, String>>,
+    /// What the kernel is started with, where it is another.
     whole: Option<Result<String, String>>,
 }
 
 impl Cmdline {
-    fn of(
-        artifacts: &Artifacts<'_>,
-        events: &[(&Event, PcrIndex)],
-        own: &[&NamedSection],
-        said: &Said<'_>,
-        addons: &Addons,
-    ) -> Self {
-        let _ = artifacts;
-        let _ = events;
-        let section = own.iter().find(|section| section.name == ".cmdline");
-        let with_addons = |own: String| match &addons.text {
-            Some(text) if text.is_empty() => Ok(own),
-            Some(text) if own.is_empty() => Ok(text.clone()),
-            Some(text) => Ok(format!("{own} {text}")),
-            None => Err("the command line of an addon is not known".to_owned()),
-        };
-        match (section, said.cmdline) {
-            (Some(section), _) => Self {
-                section: None,
-                whole: Some(with_addons(stub_text(&section.bytes))),
-            },
-            (None, Some(text)) if addons.count == 0 => {
-                Self { section: Some(text.to_owned()), whole: Some(Ok(text.to_owned())) }
+    fn of(events: &[(&Event, PcrIndex)], own: Option<&NamedSection>, said: Option<&str>, addons: &Addons) -> Self {
+        let section = own.map(|section| section.bytes.clone());
+        let own = own.map(|section| stub_text(&section.bytes));
+        if addons.texts.is_empty() {
+            let whole = own.or_else(|| said.map(str::to_owned));
+            let section = section.or_else(|| said.map(|text| text.as_bytes().to_vec()));
+            return Self { section, addons: None, whole: whole.map(Ok) };
+        }
+        let unknown = |why: &str| Some(Err(why.to_owned()));
+        let text = addons.text();
+        // The digest in the log proves where the image's own part of a command line ends.
+        let own = own.or_else(|| proven_start(events, said?));
+        match (own, text, said) {
+            (Some(own), Some(text), _) => {
+                let parts: Vec<String> = [own, text.clone()].into_iter().filter(|part| !part.is_empty()).collect();
+                Self { section, addons: Some(Ok(text)), whole: Some(Ok(parts.join(" "))) }
             }
-            _ => Self { section: None, whole: None },
+            (Some(own), None, Some(said)) => {
+                let text = said.strip_prefix(&own).unwrap_or_default().trim_start_matches(' ');
+                Self { section, addons: Some(Ok(text.to_owned())), whole: Some(Ok(said.to_owned())) }
+            }
+            (_, Some(text), _) => Self {
+                section,
+                addons: Some(Ok(text)),
+                whole: unknown("the command line of the image is known by its digest alone"),
+            },
+            (_, None, _) => {
+                let why = "the command line of an addon is known by its digest alone";
+                Self { section, addons: unknown(why), whole: unknown(why) }
+            }
         }
     }
 }
+
+/// The longest start of `text`, up to a space, that is the content of the logged `.cmdline`.
+fn proven_start(events: &[(&Event, PcrIndex)], text: &str) -> Option<String> {
+    let mut of_section = events.iter().filter(|(event, _)| section(event).as_deref() == Some(".cmdline"));
+    let (content, _) = of_section.nth(1)?;
+    let ends = text.match_indices(' ').map(|(at, _)| at).chain([text.len()]);
+    let mut ends: Vec<usize> = ends.collect();
+    ends.reverse();
+    let starts = ends.into_iter().take(MAX_WORDS).filter_map(|end| text.get(..end));
+    let mut proven = starts.filter(|start| content.measures(start.as_bytes()));
+    proven.next().map(str::to_owned)
+}
+
+/// Most words of a command line that are tried.
+const MAX_WORDS: usize = 4096;

@@ -5,11 +5,17 @@ use std::io::Read;
 use std::path::Path;
 
 use vmseal::Error;
+use vmseal::artifact::efivar::{PolicyVariable, PolicyVariables, VariableError};
+use vmseal::artifact::gpt::gpt_event_data;
+use vmseal::artifact::variable_store::VariableStore;
+use vmseal::artifact::variable_update::{Update, Write};
 use vmseal::artifact::{Files, Volume};
 use vmseal::boot::BootLogs;
-use vmseal::files::{Folder, Named, NamedFile};
+use vmseal::files::{FileSource, Folder, Named, NamedFile};
 use vmseal::measurement::UserspaceLog;
-use vmseal::prediction::{Base, KnownFiles, Layers, LoaderVariables, Next, Spelled};
+use vmseal::prediction::{
+    Base, KnownFiles, Layers, LoaderVariables, Machine, NamedSection, Next, Spelled, uki_path,
+};
 
 use crate::cli::{Global, Predict};
 use crate::commands::inputs;
@@ -23,14 +29,18 @@ pub struct Gathered {
     named: Named,
     listed: Named,
     cmdline: Option<String>,
+    sections: Vec<NamedSection>,
+    machine: Machine,
 }
 
 impl Gathered {
     /// Hands both boots to `use_them`.
     pub fn with_inputs<T>(&self, use_them: impl FnOnce(&Base<'_>, &Next<'_>) -> T) -> T {
         let base_files = Layers(self.base_files.iter().map(AsRef::as_ref).collect());
-        let mut layers: Vec<&dyn Files> = vec![&self.named, &self.listed];
+        let mut layers: Vec<&dyn Files> = vec![&self.named];
         layers.extend(self.next_files.iter().map(AsRef::as_ref));
+        // Bytes tell more than digests do.
+        layers.push(&self.listed);
         let next_files = Layers(layers);
         let base = Base {
             log: &self.logs.firmware,
@@ -41,6 +51,8 @@ impl Gathered {
             files: &next_files,
             cmdline: self.cmdline.clone(),
             loader: LoaderVariables::default(),
+            sections: self.sections.clone(),
+            machine: self.machine.clone(),
         };
         use_them(&base, &next)
     }
@@ -64,6 +76,15 @@ pub fn gather(global: &Global, args: &Predict) -> Result<Gathered, Error> {
         named: Named::default(),
         listed: Named::default(),
         cmdline: args.cmdline.as_deref().map(text_or_file).transpose()?,
+        sections: Vec::new(),
+        machine: Machine {
+            firmware: args.firmware.is_some(),
+            memory: args.mem,
+            processors: args.smp,
+            qemu: args.qemu.as_deref().map(qemu_version).transpose()?,
+            policy: None,
+            partitions: None,
+        },
     };
     for (volume, path) in [(Volume::Esp, &args.base_esp), (Volume::Boot, &args.base_boot)] {
         if let Some(path) = path {
@@ -76,6 +97,21 @@ pub fn gather(global: &Global, args: &Predict) -> Result<Gathered, Error> {
         if let Some(path) = path.as_ref().or(base.as_ref()) {
             gathered.next_files.push(open_tree(volume, path)?);
         }
+    }
+    if let Some(path) = &args.vars {
+        gathered.set_variables(path)?;
+    }
+    for (name, file) in [("kernel", &args.kernel), ("initrd", &args.initrd)] {
+        if let Some(file) = file {
+            gathered.named.add(Spelled::parse(name), NamedFile::File(file.clone()));
+        }
+    }
+    if let Some(file) = &args.uki {
+        let path = uki_path(&gathered.logs.firmware).ok_or_else(|| Error::Artifact {
+            path: file.clone(),
+            cause: "the boot that ran started no unified kernel image".to_owned(),
+        })?;
+        gathered.named.add(Spelled::parse(&path), NamedFile::File(file.clone()));
     }
     for set in &args.set {
         gathered.set(set)?;
@@ -95,6 +131,15 @@ impl Gathered {
         let (path, file) = set.split_once('=').ok_or_else(|| Error::BadSet { set: set.into() })?;
         if path == "cmdline" {
             self.cmdline = Some(text_or_file(&format!("@{file}"))?);
+            return Ok(());
+        }
+        if let Some((image, section)) = path.split_once('#') {
+            let bytes = read_bounded(Path::new(file), MAX_SECTION)?;
+            let (image, name) = (Spelled::parse(image), section.to_owned());
+            self.sections.push(NamedSection { image, name, bytes });
+            return Ok(());
+        }
+        if self.set_variable(path, Path::new(file))? || self.set_partitions(path, Path::new(file))? {
             return Ok(());
         }
         let named = match file.strip_prefix('@') {
@@ -118,6 +163,77 @@ impl Gathered {
         Ok(())
     }
 }
+
+/// Variables and partition tables.
+impl Gathered {
+    /// The variables that PCR 7 measures, as they are so far.
+    fn policy(&mut self, path: &Path) -> Result<&mut PolicyVariables, Error> {
+        let log = &self.logs.firmware;
+        let refused =
+            |error: VariableError| Error::Artifact { path: path.into(), cause: error.to_string() };
+        let known = match self.machine.policy.take() {
+            Some(policy) => policy,
+            None => PolicyVariables::from_log(log).map_err(refused)?,
+        };
+        Ok(self.machine.policy.insert(known))
+    }
+
+    /// `--vars`: every variable of Secure Boot as it is in flash.
+    fn set_variables(&mut self, path: &Path) -> Result<(), Error> {
+        let bytes = read_bounded(path, MAX_SECTION)?;
+        let store = VariableStore::parse(&bytes)
+            .map_err(|error| Error::Artifact { path: path.into(), cause: error.to_string() })?;
+        let policy = self.policy(path)?;
+        *policy = store.policy(policy);
+        Ok(())
+    }
+
+    /// `db=FILE` adds to a variable, as updates do; `db:value=FILE` is the whole new value.
+    fn set_variable(&mut self, name: &str, path: &Path) -> Result<bool, Error> {
+        let (name, write) = match name.strip_suffix(":value") {
+            Some(name) => (name, Write::Replace),
+            None => (name, Write::Append),
+        };
+        let Some(variable) = PolicyVariable::from_name(name) else { return Ok(false) };
+        // There is one platform key, which is replaced.
+        let write = if variable == PolicyVariable::Pk { Write::Replace } else { write };
+        let bytes = read_bounded(path, MAX_SECTION)?;
+        let refused =
+            |error: VariableError| Error::Artifact { path: path.into(), cause: error.to_string() };
+        let policy = self.policy(path)?;
+        if variable == PolicyVariable::SecureBoot {
+            let on = matches!(bytes.trim_ascii(), [1] | b"1" | b"on");
+            policy.switch_secure_boot(on).map_err(refused)?;
+            return Ok(true);
+        }
+        let update = Update::parse(&bytes);
+        let new = update.apply(variable, policy.get(variable), write).map_err(refused)?;
+        policy.set(variable, new);
+        Ok(true)
+    }
+
+    /// `gpt=DISK`: the first blocks of the boot disk to come.
+    fn set_partitions(&mut self, name: &str, path: &Path) -> Result<bool, Error> {
+        if name != "gpt" {
+            return Ok(false);
+        }
+        let refused = |cause: String| Error::Artifact { path: path.into(), cause };
+        let disk = FileSource::open(path).map_err(|error| refused(error.to_string()))?;
+        let data = gpt_event_data(&disk).map_err(|error| refused(error.to_string()))?;
+        self.machine.partitions = Some(data);
+        Ok(true)
+    }
+}
+
+/// The version of QEMU that counts: `10.0.13` is 10.0.
+fn qemu_version(text: &str) -> Result<(u32, u32), Error> {
+    let mut numbers = text.split(['.', '-', '+', '~']).map_while(|part| part.parse::<u32>().ok());
+    let bad = || Error::BadQemu { found: text.to_owned() };
+    Ok((numbers.next().ok_or_else(bad)?, numbers.next().unwrap_or(0)))
+}
+
+/// Longest section or variable that is read.
+const MAX_SECTION: usize = 64 << 20;
 
 fn open_tree(volume: Volume, path: &Path) -> Result<Box<dyn Files>, Error> {
     let refused = |cause: String| Error::Artifact { path: path.to_owned(), cause };
