@@ -2,6 +2,7 @@
 //! digested while they are read, so that the bytes shown are the bytes hashed. Pure over readers.
 
 pub mod files;
+pub mod grub;
 mod measured;
 
 pub use files::{Files, FilesError, Found, KnownDigests, Source, Volume};
