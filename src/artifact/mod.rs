@@ -6,6 +6,7 @@ mod der;
 pub mod efivar;
 pub mod files;
 pub mod gpt;
+pub mod grub;
 pub mod hashing;
 mod measured;
 pub mod mok;
