@@ -12,8 +12,10 @@ mod compose;
 mod direct;
 mod evidence;
 mod firmware;
+mod grub;
 mod known;
 mod layers;
+mod partial;
 mod plan;
 mod spelled;
 mod systemd_boot;
@@ -52,6 +54,8 @@ pub struct Base<'a> {
 pub struct Next<'a> {
     /// Its files.
     pub files: &'a dyn Files,
+    /// Those of them that lie in folders or images, without what was named one by one.
+    pub trees: &'a dyn Files,
     /// The command line, where it is not in a file: that of a kernel given by the host, or of a
     /// unified kernel image known by digests alone.
     pub cmdline: Option<String>,
@@ -68,6 +72,10 @@ pub struct Next<'a> {
 pub struct EntryPrediction {
     /// The loader's name for it.
     pub id: String,
+    /// What its menu shows, where that is something else.
+    pub title: Option<String>,
+    /// Other names by which it may be asked for.
+    pub aliases: Vec<String>,
     /// Whether the loader starts it by itself.
     pub default: bool,
     /// Values at the seal point of every PCR that can be told.
@@ -83,6 +91,8 @@ pub struct EntryPrediction {
 pub struct Prediction {
     /// Each bootable entry, in the loader's order.
     pub entries: Vec<EntryPrediction>,
+    /// The boot after the next one, where the next rewrites what that reads: GRUB's `next_entry`.
+    pub then: Option<Box<Prediction>>,
 }
 
 impl EntryPrediction {
@@ -94,7 +104,7 @@ impl EntryPrediction {
             let stem = lower.strip_suffix(".conf").or_else(|| lower.strip_suffix(".efi"));
             stem.map(str::to_owned).unwrap_or(lower)
         };
-        self.id == name || stem(&self.id) == stem(name)
+        self.id == name || self.aliases.iter().any(|alias| alias == name) || stem(&self.id) == stem(name)
     }
 
     /// Whether it starts a kernel of this release: the name of the kernel's file ends with it.

@@ -57,14 +57,14 @@ impl<'a> Artifacts<'a> {
         &self.banks
     }
 
-    /// Whether the bytes of a file are at hand.
-    pub(super) fn has_bytes(&self, volume: Volume, path: &str) -> bool {
-        matches!(self.files.find(volume, path), Ok(Some(Found::Bytes(_))))
+    /// Whether a file is there, or its digests were given.
+    pub(super) fn is_given(&self, volume: Volume, path: &str) -> bool {
+        !matches!(self.files.find(volume, path), Ok(None))
     }
 
     /// Whether anything speaks of a file: bytes, digests or the log.
     pub(super) fn knows(&self, volume: Volume, path: &str) -> bool {
-        !matches!(self.files.find(volume, path), Ok(None)) || self.evidence.get(volume, path).is_some()
+        self.is_given(volume, path) || self.evidence.get(volume, path).is_some()
     }
 
     /// The digests of a file's bytes, or why they are not known.

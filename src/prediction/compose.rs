@@ -6,33 +6,50 @@ use super::anatomy::{Anatomy, image_file, is_direct_kernel};
 use super::artifacts::Artifacts;
 use super::boot_entry::{EntryFile, Starts};
 use super::evidence::Evidence;
+use super::layers::{DigestTable, Layers};
+use super::partial::Partial;
 use super::plan::{Planned, align, pcr};
 use super::systemd_boot::{Kind, Menu};
 use super::tally::{Unpredictable, tally};
 use super::uki::{self, Said};
-use super::{Base, EntryPrediction, Next, Prediction, direct, firmware, type1};
-use crate::artifact::Volume;
+use super::{Base, EntryPrediction, Next, Prediction, direct, firmware, grub, type1};
 use crate::artifact::efivar::is_policy_event;
+use crate::artifact::grub::Written;
+use crate::artifact::{Files, Volume};
 use crate::coverage::BootPath;
 use crate::measurement::{Event, EventData, EventLog, PcrIndex, Tag};
 
 /// What one entry adds to what every entry measures.
-struct EntryPlan {
-    id: String,
-    default: bool,
-    block: Vec<Planned>,
+pub(super) struct EntryPlan {
+    pub(super) id: String,
+    /// What a menu shows, where that differs.
+    pub(super) title: Option<String>,
+    /// Other names for it.
+    pub(super) aliases: Vec<String>,
+    pub(super) default: bool,
+    pub(super) block: Vec<Planned>,
+    /// PCRs of this entry that cannot be told.
+    pub(super) open: Vec<Unpredictable>,
 }
 
-/// Predicts every bootable entry of the boot to come.
+impl EntryPlan {
+    fn new(id: String, default: bool, block: Vec<Planned>) -> Self {
+        Self { id, title: None, aliases: Vec::new(), default, block, open: Vec::new() }
+    }
+}
+
+/// Predicts every bootable entry of the boot to come, and of the one after it where it reads what
+/// the former rewrites.
 pub fn predict(base: &Base<'_>, next: &Next<'_>) -> Prediction {
     let evidence = Evidence::of(base.log);
-    let composer = Composer {
-        base,
-        next,
-        anatomy: Anatomy::of(base.log),
-        artifacts: Artifacts::new(next.files, &evidence, &base.log.banks()),
-    };
-    composer.predict()
+    let (mut prediction, written) = Composer::new(base, next, next.files, &evidence).predict();
+    if !written.is_empty() {
+        let (written, before) = grub::after(next.files, &written);
+        let files = Layers(vec![&written, before]);
+        let (then, _) = Composer::new(base, next, &files, &evidence).predict();
+        prediction.then = Some(Box::new(then));
+    }
+    prediction
 }
 
 /// The unified kernel image that a boot started, as `/EFI/Linux/x.efi`.
@@ -51,12 +68,32 @@ struct Composer<'a> {
     next: &'a Next<'a>,
     anatomy: Anatomy,
     artifacts: Artifacts<'a>,
+    base_artifacts: Option<Artifacts<'a>>,
+    evidence: &'a DigestTable,
 }
 
-impl Composer<'_> {
-    fn predict(&self) -> Prediction {
+impl<'a> Composer<'a> {
+    fn new(
+        base: &'a Base<'a>,
+        next: &'a Next<'a>,
+        files: &'a dyn Files,
+        evidence: &'a DigestTable,
+    ) -> Self {
+        let banks = base.log.banks();
+        Self {
+            base,
+            next,
+            anatomy: Anatomy::of(base.log),
+            artifacts: Artifacts::new(files, evidence, &banks),
+            base_artifacts: base.files.map(|files| Artifacts::new(files, evidence, &banks)),
+            evidence,
+        }
+    }
+
+    /// The prediction, and the files that the default entry rewrites.
+    fn predict(&self) -> (Prediction, Vec<Written>) {
         let open = firmware::open(self.base.log, &self.next.machine);
-        let (plans, more) = self.plans();
+        let (plans, more, written) = self.plans();
         let events = self.base.log.events();
         let part = |range: std::ops::Range<usize>| events.get(range).unwrap_or_default();
         let before = self.shared(part(0..self.anatomy.entry.start));
@@ -68,11 +105,19 @@ impl Composer<'_> {
             accounts.extend(align(&old, plan.block));
             accounts.extend(after.iter().cloned());
             accounts.extend(self.early());
-            let open = open.iter().chain(&more).cloned().collect();
+            let open = open.iter().chain(&more).chain(&plan.open).cloned().collect();
             let (pcrs, unpredictable) = tally(self.base.log, &accounts, open);
-            EntryPrediction { id: plan.id, default: plan.default, pcrs, unpredictable, events: accounts }
+            EntryPrediction {
+                id: plan.id,
+                title: plan.title,
+                aliases: plan.aliases,
+                default: plan.default,
+                pcrs,
+                unpredictable,
+                events: accounts,
+            }
         });
-        Prediction { entries: entries.collect() }
+        (Prediction { entries: entries.collect(), then: None }, written)
     }
 
     /// What systemd measured in the initrd before the seal point.
@@ -137,13 +182,48 @@ impl Composer<'_> {
         }
     }
 
-    fn plans(&self) -> (Vec<EntryPlan>, Vec<Unpredictable>) {
-        match self.anatomy.path {
+    fn plans(&self) -> (Vec<EntryPlan>, Vec<Unpredictable>, Vec<Written>) {
+        let (plans, open) = match self.anatomy.path {
             BootPath::SystemdBootEntry | BootPath::SystemdBootUki => self.systemd_boot(),
             BootPath::Uki => (vec![self.uki_of_log(true)], Vec::new()),
             BootPath::DirectKernel => (vec![self.direct_kernel()], Vec::new()),
+            BootPath::Grub | BootPath::GrubMeasured => return self.grub(),
             _ => (vec![self.as_before()], Vec::new()),
+        };
+        (plans, open, Vec::new())
+    }
+
+    fn grub(&self) -> (Vec<EntryPlan>, Vec<Unpredictable>, Vec<Written>) {
+        let events: Vec<_> = self.entry_events().iter().filter_map(extending).collect();
+        let files = self.artifacts.files();
+        let (seen, trees) = match self.base.files {
+            Some(base) => (base, base),
+            None => (files, self.next.trees),
+        };
+        let seen = Partial::new(seen, trees, self.evidence, Some(files));
+        let base_artifacts = self.base_artifacts.as_ref();
+        let facts = grub::facts(self.base.log, base_artifacts, &self.artifacts, &seen);
+        let why = match facts {
+            Ok(facts) => {
+                let files = Partial::new(files, self.next.trees, self.evidence, None);
+                let menu = grub::menu(&facts, &self.artifacts, &files, &events);
+                if !menu.entries.is_empty() {
+                    return (menu.entries, menu.open, menu.written);
+                }
+                return (vec![self.as_before()], menu.open, Vec::new());
+            }
+            Err(why) => why,
+        };
+        let mut open = Vec::new();
+        if self.base.files.is_some() {
+            open.extend([4, 8, 9].map(|number| Unpredictable {
+                pcr: pcr(number),
+                event: "GRUB".to_owned(),
+                why: format!("the boot that ran does not follow from its files: {why}"),
+            }));
         }
+        let block = grub::files_of_log(&self.artifacts, &events);
+        (vec![EntryPlan::new("grub".to_owned(), true, block)], open, Vec::new())
     }
 
     fn direct_kernel(&self) -> EntryPlan {
@@ -154,7 +234,7 @@ impl Composer<'_> {
                 direct::words(&self.artifacts, event, self.next.cmdline.as_deref(), has_initrd);
             Planned { pcr, ..planned }
         });
-        EntryPlan { id: "kernel".to_owned(), default: true, block: words.collect() }
+        EntryPlan::new("kernel".to_owned(), true, words.collect())
     }
 
     /// The unified kernel image that ran. systemd-boot names entries after files, in lower case.
@@ -168,7 +248,7 @@ impl Composer<'_> {
             Some((_, name)) if !by_firmware => name.to_ascii_lowercase(),
             _ => path.trim_start_matches('/').to_owned(),
         };
-        EntryPlan { id, default: true, block }
+        EntryPlan::new(id, true, block)
     }
 
     fn entry_events(&self) -> &[Event] {
@@ -178,11 +258,8 @@ impl Composer<'_> {
     /// The entry that ran, without any knowledge of it.
     fn as_before(&self) -> EntryPlan {
         let events = self.entry_events().iter().filter_map(extending);
-        EntryPlan {
-            id: "base".to_owned(),
-            default: true,
-            block: events.map(|(event, pcr)| Planned::carried(event, pcr)).collect(),
-        }
+        let block = events.map(|(event, pcr)| Planned::carried(event, pcr)).collect();
+        EntryPlan::new("base".to_owned(), true, block)
     }
 
     fn systemd_boot(&self) -> (Vec<EntryPlan>, Vec<Unpredictable>) {
@@ -225,7 +302,7 @@ impl Composer<'_> {
                         })
                         .to_vec(),
                 };
-                Some(EntryPlan { id: entry.id.clone(), default: menu.default == Some(index), block })
+                Some(EntryPlan::new(entry.id.clone(), menu.default == Some(index), block))
             })
             .collect();
         match self.anatomy.path {
@@ -259,7 +336,7 @@ impl Composer<'_> {
             ..EntryFile::default()
         };
         let block = type1::plan(&self.artifacts, Volume::Esp, &entry, None);
-        EntryPlan { id: kernel.trim_start_matches('/').to_owned(), default: true, block }
+        EntryPlan::new(kernel.trim_start_matches('/').to_owned(), true, block)
     }
 }
 

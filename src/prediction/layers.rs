@@ -1,7 +1,9 @@
 //! File trees on top of each other, and files of which only digests are known.
 
+use std::io;
+
 use super::spelled::Spelled;
-use crate::artifact::{Files, FilesError, Found, KnownDigests, Volume};
+use crate::artifact::{Files, FilesError, Found, KnownDigests, Source, Volume};
 
 /// No files at all.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +65,11 @@ impl DigestTable {
         Self { files: files.into_iter().collect(), listed: false }
     }
 
+    /// The paths, absolute.
+    pub fn paths(&self) -> impl Iterator<Item = String> {
+        self.files.iter().map(|(path, _)| path.path())
+    }
+
     /// What is known of the file at `path`.
     pub fn get(&self, volume: Volume, path: &str) -> Option<&KnownDigests> {
         let mut files = self.files.iter();
@@ -83,5 +90,47 @@ impl Files for DigestTable {
         names.sort();
         names.dedup();
         Ok(names)
+    }
+}
+
+/// Files that a boot rewrites, with what they hold then.
+#[derive(Debug, Clone, Default)]
+pub struct Overwritten(Vec<(Volume, String, Vec<u8>)>);
+
+impl Overwritten {
+    /// Files by volume and path.
+    pub fn new(files: impl IntoIterator<Item = (Volume, String, Vec<u8>)>) -> Self {
+        Self(files.into_iter().collect())
+    }
+}
+
+impl Files for Overwritten {
+    fn find(&self, volume: Volume, path: &str) -> Result<Option<Found>, FilesError> {
+        let path = Spelled::parse(path);
+        let mut files = self.0.iter();
+        let found = files.find(|(on, own, _)| *on == volume && path.is_of(volume, own));
+        Ok(found.map(|(_, _, bytes)| Found::Bytes(Box::new(InMemory(bytes.clone())))))
+    }
+
+    fn names(&self, _: Volume, _: &str) -> Result<Vec<String>, FilesError> {
+        // They were there before.
+        Ok(Vec::new())
+    }
+}
+
+struct InMemory(Vec<u8>);
+
+impl Source for InMemory {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).ok();
+        let end = start.and_then(|start| start.checked_add(buffer.len()));
+        let bytes = start.zip(end).and_then(|(start, end)| self.0.get(start..end));
+        let bytes = bytes.ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
     }
 }

@@ -39,8 +39,10 @@ pub(super) fn tally(
     let predicted: BTreeSet<PcrIndex> =
         PREDICTED_PCRS.iter().filter_map(|pcr| PcrIndex::new((*pcr).into()).ok()).collect();
     open.retain(|unpredictable| predicted.contains(&unpredictable.pcr));
-    open.sort();
-    open.dedup();
+    // The first event of each reason says enough.
+    let mut known = BTreeSet::new();
+    open.retain(|found| known.insert((found.pcr, found.why.clone())));
+    open.sort_by_key(|unpredictable| unpredictable.pcr);
     let mut banks = BTreeMap::new();
     for bank in log.banks() {
         banks.insert(bank, tally_bank(log, events, bank, &predicted, &open));

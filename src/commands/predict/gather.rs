@@ -42,6 +42,7 @@ impl Gathered {
         // Bytes tell more than digests do.
         layers.push(&self.listed);
         let next_files = Layers(layers);
+        let trees = Layers(self.next_files.iter().map(AsRef::as_ref).collect());
         let base = Base {
             log: &self.logs.firmware,
             early: self.early.as_ref(),
@@ -49,6 +50,7 @@ impl Gathered {
         };
         let next = Next {
             files: &next_files,
+            trees: &trees,
             cmdline: self.cmdline.clone(),
             loader: LoaderVariables::default(),
             sections: self.sections.clone(),

@@ -11,7 +11,11 @@ use vmseal::prediction::{Account, EntryPrediction, Fate, Prediction};
 pub fn to_json(prediction: &Prediction, banks: &[PcrBank]) -> Value {
     let entries: Vec<Value> =
         prediction.entries.iter().map(|entry| entry_json(entry, banks)).collect();
-    json!({ "entries": entries })
+    let mut whole = json!({ "entries": entries });
+    if let (Some(then), Some(object)) = (&prediction.then, whole.as_object_mut()) {
+        object.insert("then".into(), to_json(then, banks));
+    }
+    whole
 }
 
 fn is_wanted(bank: PcrBank, banks: &[PcrBank]) -> bool {
@@ -27,6 +31,7 @@ fn entry_json(entry: &EntryPrediction, banks: &[PcrBank]) -> Value {
         .collect();
     json!({
         "id": printable(&entry.id, 400),
+        "title": entry.title.as_deref().map(|title| printable(title, 400)),
         "default": entry.default,
         "pcrs": pcrs,
         "unpredictable": entry.unpredictable,
@@ -65,6 +70,10 @@ pub fn to_text(prediction: &Prediction, banks: &[PcrBank], details: bool) -> Str
         let _ = writeln!(out, "{}{default}", printable(&entry.id, 400));
         entry_text(&mut out, entry, banks, details);
         out.push('\n');
+    }
+    if let Some(then) = &prediction.then {
+        let _ = writeln!(out, "The boot after it:\n");
+        out.push_str(&to_text(then, banks, details));
     }
     out
 }
