@@ -22,6 +22,7 @@ pub struct Pe {
     major_image_version: u16,
     size_of_image: u32,
     machine: u16,
+    signed: bool,
 }
 
 /// An entry of the section table.
@@ -182,6 +183,7 @@ impl Pe {
             major_image_version: headers.u16(optional + 44)?,
             size_of_image: headers.u32(optional + 56)?,
             machine: headers.u16(coff)?,
+            signed: signatures.is_some_and(|(_, size)| size > 0),
         })
     }
 
@@ -213,6 +215,11 @@ impl Pe {
     /// `SizeOfImage`: bytes in memory.
     pub fn size_of_image(&self) -> u32 {
         self.size_of_image
+    }
+
+    /// Whether it has signatures, of whatever worth.
+    pub fn is_signed(&self) -> bool {
+        self.signed
     }
 
     /// `Machine`, such as 0x8664 for x86-64.

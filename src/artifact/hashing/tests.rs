@@ -100,7 +100,7 @@ fn a_short_source_is_an_error() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn any_recipes_give_the_digests_of_their_bytes(
         shape in prop::collection::vec(
