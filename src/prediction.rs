@@ -18,6 +18,7 @@ mod layers;
 mod partial;
 mod plan;
 mod spelled;
+mod stub;
 mod systemd_boot;
 mod tally;
 mod type1;

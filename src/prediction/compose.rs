@@ -9,14 +9,15 @@ use super::evidence::Evidence;
 use super::layers::{DigestTable, Layers};
 use super::partial::Partial;
 use super::plan::{Planned, align, pcr};
-use super::systemd_boot::{Kind, Menu};
+use super::stub::{self, Start};
+use super::systemd_boot::{Kind, Menu, MenuEntry};
 use super::tally::{Unpredictable, tally};
 use super::uki::{self, Said};
 use super::{Base, EntryPrediction, Next, Prediction, direct, firmware, grub, type1};
 use crate::artifact::efivar::is_policy_event;
 use crate::artifact::grub::Written;
 use crate::artifact::{Files, Volume};
-use crate::coverage::BootPath;
+use crate::coverage::{BootPath, Coverage, SecureBoot};
 use crate::measurement::{Event, EventData, EventLog, PcrIndex, Tag};
 
 /// What one entry adds to what every entry measures.
@@ -162,7 +163,8 @@ impl<'a> Composer<'a> {
         let what = event.data().to_string();
         let machine = &self.next.machine;
         if is_direct_kernel(event) {
-            return direct::kernel(&self.artifacts, self.base.log, machine, event);
+            let cmdline = self.next.cmdline.as_deref();
+            return direct::kernel(&self.artifacts, self.base.log, machine, cmdline, event);
         }
         if let Some(path) = image_file(event) {
             return Planned { what, ..self.artifacts.image_measurement(Volume::Esp, &path) };
@@ -241,14 +243,46 @@ impl<'a> Composer<'a> {
     fn uki_of_log(&self, by_firmware: bool) -> EntryPlan {
         let events = self.entry_events();
         let Some(path) = events.first().and_then(image_file) else { return self.as_before() };
-        let said = Said { sections: &self.next.sections, cmdline: self.next.cmdline.as_deref() };
-        let events: Vec<_> = events.iter().filter_map(extending).collect();
-        let block = uki::plan(&self.artifacts, Volume::Esp, &path, &events, &said);
+        let (block, open) = self.uki(Volume::Esp, &path, None);
         let id = match path.rsplit_once('/') {
             Some((_, name)) if !by_firmware => name.to_ascii_lowercase(),
             _ => path.trim_start_matches('/').to_owned(),
         };
-        EntryPlan::new(id, true, block)
+        EntryPlan { open, ..EntryPlan::new(id, true, block) }
+    }
+
+    /// What a unified kernel image measures: by its bytes, or by what is known without them.
+    fn uki(
+        &self,
+        volume: Volume,
+        path: &str,
+        options: Option<&str>,
+    ) -> (Vec<Planned>, Vec<Unpredictable>) {
+        let start = Start { options, secure_boot: self.is_secure_boot() };
+        match stub::plan(&self.artifacts, volume, path, &start) {
+            Ok(Some(planned)) => return (planned, Vec::new()),
+            Ok(None) => {}
+            Err(why) => {
+                let event = format!("image {path}");
+                let open = [4, 9, 11, 12, 13].map(|number| Unpredictable {
+                    pcr: pcr(number),
+                    event: event.clone(),
+                    why: why.clone(),
+                });
+                return (Vec::new(), open.to_vec());
+            }
+        }
+        let said = Said { sections: &self.next.sections, cmdline: self.next.cmdline.as_deref() };
+        let events: Vec<_> = self.entry_events().iter().filter_map(extending).collect();
+        (uki::plan(&self.artifacts, volume, path, &events, &said), Vec::new())
+    }
+
+    /// Whether Secure Boot will be on.
+    fn is_secure_boot(&self) -> bool {
+        match &self.next.machine.policy {
+            Some(policy) => policy.secure_boot(),
+            None => Coverage::of(self.base.log).secure_boot() == SecureBoot::On,
+        }
     }
 
     fn entry_events(&self) -> &[Event] {
@@ -278,37 +312,72 @@ impl<'a> Composer<'a> {
             .entries
             .iter()
             .enumerate()
-            .filter_map(|(index, entry)| {
-                let block = match &entry.kind {
-                    Kind::Type1(file) => {
-                        let from = format!("/loader/entries/{}", entry.id);
-                        type1::plan(&self.artifacts, entry.volume, file, Some(&from))
-                    }
-                    Kind::Uki(path) => {
-                        let said = Said {
-                            sections: &self.next.sections,
-                            cmdline: self.next.cmdline.as_deref(),
-                        };
-                        let events: Vec<_> =
-                            self.entry_events().iter().filter_map(extending).collect();
-                        uki::plan(&self.artifacts, entry.volume, path, &events, &said)
-                    }
-                    Kind::Unread(path) => [4, 9, 12]
-                        .map(|number| Planned {
-                            pcr: pcr(number),
-                            what: format!("entry {path}"),
-                            digests: Err("only its digest is known, not its text".to_owned()),
-                            source: Some(path.clone()),
-                        })
-                        .to_vec(),
-                };
-                Some(EntryPlan::new(entry.id.clone(), menu.default == Some(index), block))
+            .filter(|(_, entry)| self.can_start(entry))
+            .map(|(index, entry)| {
+                let (block, open) = self.menu_entry(entry);
+                let plan = EntryPlan::new(entry.id.clone(), menu.default == Some(index), block);
+                EntryPlan { open, ..plan }
             })
             .collect();
         match self.anatomy.path {
             _ if !plans.is_empty() => (plans, Vec::new()),
             BootPath::SystemdBootUki => (vec![self.uki_of_log(false)], Vec::new()),
             _ => (vec![self.entry_of_log()], Vec::new()),
+        }
+    }
+
+    /// systemd-boot shows no entry whose kernel is not there.
+    fn can_start(&self, entry: &MenuEntry) -> bool {
+        let Kind::Type1(EntryFile { starts: Some(starts), .. }) = &entry.kind else { return true };
+        let (Starts::Linux(path) | Starts::Efi(path)) = starts;
+        let files = self.artifacts.files();
+        let tree = Partial::new(files, self.next.trees, self.evidence, None);
+        self.artifacts.is_given(entry.volume, path) || !tree.is_whole(entry.volume)
+    }
+
+    fn menu_entry(&self, entry: &MenuEntry) -> (Vec<Planned>, Vec<Unpredictable>) {
+        match &entry.kind {
+            Kind::Type1(file) => {
+                let (Some(Starts::Linux(path)) | Some(Starts::Efi(path))) = &file.starts else {
+                    return (Vec::new(), Vec::new());
+                };
+                let from = format!("/loader/entries/{}", entry.id);
+                if !stub::is_uki(&self.artifacts, entry.volume, path) {
+                    let planned = type1::plan(&self.artifacts, entry.volume, file, Some(&from));
+                    return (planned, Vec::new());
+                }
+                let options = file.load_options();
+                let (planned, open) = self.uki(entry.volume, path, options.as_deref());
+                let passed = options.map(|options| self.passed(&options, &from));
+                (passed.into_iter().chain(planned).collect(), open)
+            }
+            Kind::Uki { path, profile: 0 } => self.uki(entry.volume, path, None),
+            Kind::Uki { path, profile } => {
+                let options = format!("@{profile}");
+                let (planned, open) = self.uki(entry.volume, path, Some(&options));
+                let mut whole = vec![self.passed(&options, path)];
+                whole.extend(planned);
+                (whole, open)
+            }
+            Kind::Unread(path) => {
+                let why = "only its digest is known, not its text".to_owned();
+                let open = [4, 9, 12].map(|number| Unpredictable {
+                    pcr: pcr(number),
+                    event: format!("entry {path}"),
+                    why: why.clone(),
+                });
+                (Vec::new(), open.to_vec())
+            }
+        }
+    }
+
+    /// What systemd-boot measures of the options that it passes.
+    fn passed(&self, options: &str, from: &str) -> Planned {
+        Planned {
+            pcr: pcr(12),
+            what: format!("command line {options}"),
+            digests: Ok(type1::hashed(self.artifacts.banks(), &type1::utf16_with_nul(options))),
+            source: Some(from.to_owned()),
         }
     }
 

@@ -4,8 +4,9 @@ use super::artifacts::{Artifacts, Joint};
 use super::firmware::{Machine, edk2_release};
 use super::plan::{Planned, agrees, pcr};
 use super::type1::{hashed, utf16_with_nul};
-use crate::artifact::Volume;
-use crate::measurement::{Event, EventLog, Tag};
+use crate::artifact::qemu_kernel::{KernelBlob, MachineType, QemuKernel, QemuMachine};
+use crate::artifact::{Found, Pending, Volume};
+use crate::measurement::{Digest, Event, EventLog, EventType, Tag};
 
 /// The names by which the files of the host are known here; EDK II has the same.
 pub(super) const KERNEL: &str = "/kernel";
@@ -19,7 +20,16 @@ fn is_handed_over_unpatched(log: &EventLog, machine: &Machine) -> Option<bool> {
     if machine.qemu.is_some_and(|qemu| qemu < (10, 0)) {
         return Some(false);
     }
-    edk2_release(log).map(|release| release >= (2025, 2))
+    match edk2_release(log) {
+        Some(release) => Some(release >= (2025, 2)),
+        // EDK II measures what QEMU gives as ACPI tables since 2023.02.
+        None if !log.events().iter().any(is_acpi_data) => Some(false),
+        None => None,
+    }
+}
+
+fn is_acpi_data(event: &Event) -> bool {
+    event.pcr == 1 && event.event_type == EventType::PlatformConfigFlags
 }
 
 /// The kernel's image.
@@ -27,6 +37,7 @@ pub(super) fn kernel(
     artifacts: &Artifacts<'_>,
     log: &EventLog,
     machine: &Machine,
+    cmdline: Option<&str>,
     event: &Event,
 ) -> Planned {
     let carried = Planned::carried(event, pcr(4));
@@ -39,12 +50,40 @@ pub(super) fn kernel(
         return plain;
     }
     let is_new_initrd = is_given(INITRD) && !is_initrd_as_logged(artifacts, log);
-    if !is_given(KERNEL) && !is_new_initrd && machine.memory.is_none() {
+    let is_same_kernel = !is_given(KERNEL);
+    if is_same_kernel && !is_new_initrd && machine.memory.is_none() {
         return carried;
     }
-    let why = "QEMU writes the place of the initrd into the kernel's header: the kernel's bytes, \
-               --mem and --qemu are needed";
-    Planned { digests: Err(why.to_owned()), source: Some(KERNEL.to_owned()), ..carried }
+    let digests = if is_handed_over_unpatched(log, machine) == Some(false) {
+        patched(artifacts, machine, cmdline.unwrap_or_default())
+    } else {
+        Err("neither the log nor --qemu tells whether QEMU writes into the kernel's header".to_owned())
+    };
+    Planned { digests, source: Some(KERNEL.to_owned()), ..carried }
+}
+
+/// The digest of a kernel into whose header QEMU has written where the initrd lies.
+fn patched(artifacts: &Artifacts<'_>, machine: &Machine, cmdline: &str) -> Result<Vec<Digest>, String> {
+    let needed = "QEMU writes the place of the initrd into the kernel's header: the bytes of kernel \
+                  and initrd and --mem are needed";
+    let find = |path| artifacts.files().find(Volume::Esp, path).map_err(|error| error.to_string());
+    let (kernel, memory) = match (find(KERNEL)?, machine.memory) {
+        (Some(Found::Bytes(kernel)), Some(memory)) => (kernel, memory),
+        _ => return Err(needed.to_owned()),
+    };
+    let initrd = match find(INITRD)? {
+        Some(Found::Bytes(initrd)) => Some(initrd.len()),
+        Some(Found::Digests(known)) => Some(known.size.ok_or(needed)?),
+        None => return Err(needed.to_owned()),
+    };
+    let memory = memory.checked_mul(1 << 20).ok_or("more memory than there is")?;
+    let machine = QemuMachine { kind: MachineType::Q35, memory };
+    let patched =
+        QemuKernel::new(kernel.as_ref(), KernelBlob::Patched, machine, cmdline.as_bytes(), initrd);
+    let patched = patched.map_err(|error| error.to_string())?;
+    let pending = patched.image().map_err(|error| error.to_string())?;
+    let measured = Pending::measure(&[pending], artifacts.banks()).map_err(|error| error.to_string())?;
+    Ok(measured.into_iter().flat_map(|measured| measured.digests).collect())
 }
 
 fn is_initrd_as_logged(artifacts: &Artifacts<'_>, log: &EventLog) -> bool {

@@ -22,18 +22,24 @@ pub(super) struct Menu {
     pub(super) written: Vec<Written>,
 }
 
-impl FileDigests for Artifacts<'_> {
+/// Digests of the files that GRUB finds.
+struct Digests<'a> {
+    artifacts: &'a Artifacts<'a>,
+    files: &'a dyn Files,
+}
+
+impl FileDigests for Digests<'_> {
     fn digests(&self, parts: &[FileRef]) -> Result<Option<Vec<Digest>>, FilesError> {
         let Some(first) = parts.first() else { return Ok(None) };
-        if parts.iter().any(|part| !self.knows(part.volume, &part.path)) {
-            return Ok(None);
+        for part in parts {
+            if self.files.find(part.volume, &part.path)?.is_none() {
+                return Ok(None);
+            }
         }
         let paths: Vec<String> = parts.iter().map(|part| part.path.clone()).collect();
         // A digest that is not known is no error: the bank is missing.
-        Ok(Some(self.joined(first.volume, &paths, Joint::Aligned).map_or_else(
-            |_| Vec::new(),
-            |known| known.digests,
-        )))
+        let joined = self.artifacts.joined(first.volume, &paths, Joint::Aligned);
+        Ok(Some(joined.map(|known| known.digests).unwrap_or_default()))
     }
 }
 
@@ -51,7 +57,8 @@ pub(super) fn facts(
     let is_measured = log.events().iter().any(is_grub);
     let artifacts = base.unwrap_or(next);
     let banks = artifacts.banks();
-    let files = BootFiles { files: seen, digests: artifacts, banks };
+    let digests = Digests { artifacts, files: seen };
+    let files = BootFiles { files: seen, digests: &digests, banks };
     match learn(&files, log) {
         Ok(lesson) => Ok(lesson.facts),
         // Without words of GRUB there is nothing to learn: the usual places hold.
@@ -69,7 +76,8 @@ pub(super) fn menu(
     files: &dyn Files,
     events: &[(&Event, PcrIndex)],
 ) -> Menu {
-    let boot_files = BootFiles { files, digests: artifacts, banks: artifacts.banks() };
+    let digests = Digests { artifacts, files };
+    let boot_files = BootFiles { files, digests: &digests, banks: artifacts.banks() };
     let by_itself = walk(&boot_files, facts, &Choice::Default);
     let default = by_itself.boot.as_ref().ok().and_then(|boot| boot.entry.clone());
     let mut written = by_itself.written.clone();

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use super::artifacts::Artifacts;
 use super::boot_entry::{EntryFile, key_values};
+use super::stub;
 use crate::artifact::Volume;
 
 /// Most entries that are read from one folder.
@@ -28,8 +29,13 @@ pub(super) struct MenuEntry {
 pub(super) enum Kind {
     /// `loader/entries/*.conf`.
     Type1(EntryFile),
-    /// A unified kernel image in `EFI/Linux`.
-    Uki(String),
+    /// A unified kernel image in `EFI/Linux`, and which of its profiles.
+    Uki {
+        /// Where it lies.
+        path: String,
+        /// 0 for the first.
+        profile: usize,
+    },
     /// A file whose text is not at hand.
     Unread(String),
 }
@@ -121,18 +127,49 @@ fn read_type2(
             continue;
         }
         let (id, tries_left, tries_done) = without_counters(&name, ".efi");
-        entries.push(MenuEntry {
-            id,
-            volume,
-            kind: Kind::Uki(format!("/EFI/Linux/{name}")),
-            sort_key: None,
-            machine_id: None,
-            version: None,
-            tries_left,
-            tries_done,
+        let path = format!("/EFI/Linux/{name}");
+        let (about, profiles) = stub::about(artifacts, volume, &path).unwrap_or_default();
+        let ids = profiles.iter().enumerate().map(|(index, name)| match name {
+            Some(name) => format!("{id}@{}", name.to_ascii_lowercase()),
+            None => format!("{id}@{}", index + 1),
         });
+        for (profile, id) in std::iter::once(id.clone()).chain(ids).enumerate() {
+            entries.push(MenuEntry {
+                id,
+                volume,
+                kind: Kind::Uki { path: path.clone(), profile },
+                sort_key: about.first_of(&["IMAGE_ID", "ID"]),
+                machine_id: None,
+                version: about.first_of(&["IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"]),
+                tries_left,
+                tries_done,
+            });
+        }
     }
     Ok(())
+}
+
+/// `os-release` inside an image, or the like of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct OsRelease(Vec<(String, String)>);
+
+impl OsRelease {
+    pub(super) fn parse(text: &str) -> Self {
+        let text = text.trim_end_matches('\0');
+        let pairs = key_values(text, &['=']);
+        Self(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
+    }
+
+    /// The last value of a key.
+    pub(super) fn value(&self, key: &str) -> Option<String> {
+        let mut values = self.0.iter().rev().filter(|(known, _)| known == key);
+        values.next().map(|(_, value)| value.clone())
+    }
+
+    /// The value of the first key that has one.
+    fn first_of(&self, keys: &[&str]) -> Option<String> {
+        keys.iter().find_map(|key| self.value(key))
+    }
 }
 
 /// The identifier of an entry and its boot counters (`boot_entry_parse_tries`): `a+3-1.conf` is

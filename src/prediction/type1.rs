@@ -44,16 +44,13 @@ pub(super) fn plan(
         // What an arbitrary program measures is not known; `uki` entries are told by the caller.
         return planned;
     }
-    let words = "command line that the kernel was started with".to_owned();
-    planned.push(Planned {
+    // Without options the kernel measures none.
+    planned.extend(options.map(|options| Planned {
         pcr: pcr(9),
-        what: words,
-        digests: match &options {
-            Some(options) => Ok(hashed(banks, &utf16_with_nul(options))),
-            None => Err("the entry gives the kernel no command line".to_owned()),
-        },
+        what: "command line that the kernel was started with".to_owned(),
+        digests: Ok(hashed(banks, &utf16_with_nul(&options))),
         source,
-    });
+    }));
     planned.extend(initrd(artifacts, volume, &entry.initrds));
     planned
 }
