@@ -9,6 +9,7 @@ use crate::exit::Exit;
 use crate::luks::{LuksError, PinMismatch, PinsError, Unpinnable};
 use crate::measurement::text::printable;
 use crate::measurement::{EventLogError, PcrBank, PcrError, PcrIndex, UserspaceLogError};
+use crate::prediction::NotReproduced;
 use crate::token::TokenError;
 use crate::tpm::{Lockout, TpmError};
 
@@ -194,6 +195,8 @@ pub enum Error {
         /// What was given.
         set: String,
     },
+    /// The files of the boot that ran are not those that its log tells of.
+    BaseNotReproduced(NotReproduced),
     /// Not a version of QEMU.
     BadQemu {
         /// What was given.
@@ -248,6 +251,7 @@ impl Error {
             | Self::SignatureFile { .. }
             | Self::AuthorityKey { .. }
             | Self::Artifact { .. }
+            | Self::BaseNotReproduced(_)
             | Self::RecordFull
             | Self::RecordNewer { .. } => Exit::Refused,
         }
@@ -353,6 +357,7 @@ impl fmt::Display for Error {
             Self::BadSet { set } => {
                 write!(f, "--set {}: expected PATH=FILE", printable(set, 200))
             }
+            Self::BaseNotReproduced(error) => error.fmt(f),
             Self::BadQemu { found } => {
                 write!(f, "--qemu {}: expected a version such as 10.0", printable(found, 60))
             }

@@ -7,6 +7,7 @@
 mod account;
 mod anatomy;
 mod artifacts;
+mod authority;
 mod boot_entry;
 mod compose;
 mod direct;
@@ -16,6 +17,8 @@ mod grub;
 mod known;
 mod layers;
 mod partial;
+mod rederive;
+mod signatures;
 mod plan;
 mod spelled;
 mod stub;
@@ -25,7 +28,7 @@ mod type1;
 mod uki;
 
 pub use account::{Account, Fate};
-pub use compose::{predict, uki_path};
+pub use compose::{NotReproduced, predict, uki_path};
 pub use evidence::Evidence;
 pub use firmware::Machine;
 pub use known::KnownFiles;
@@ -66,6 +69,20 @@ pub struct Next<'a> {
     pub sections: Vec<NamedSection>,
     /// What changes about the machine.
     pub machine: Machine,
+}
+
+impl<'a> Next<'a> {
+    /// The boot that ran, once more.
+    fn of_base(files: &'a dyn Files) -> Self {
+        Self {
+            files,
+            trees: files,
+            cmdline: None,
+            loader: LoaderVariables::default(),
+            sections: Vec::new(),
+            machine: Machine::default(),
+        }
+    }
 }
 
 /// What one boot entry will measure.

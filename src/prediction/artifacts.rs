@@ -62,11 +62,6 @@ impl<'a> Artifacts<'a> {
         !matches!(self.files.find(volume, path), Ok(None))
     }
 
-    /// Whether anything speaks of a file: bytes, digests or the log.
-    pub(super) fn knows(&self, volume: Volume, path: &str) -> bool {
-        self.is_given(volume, path) || self.evidence.get(volume, path).is_some()
-    }
-
     /// The digests of a file's bytes, or why they are not known.
     pub(super) fn plain(&self, volume: Volume, path: &str) -> Answer {
         let key = (volume, path.to_owned());

@@ -1,6 +1,8 @@
 //! The next boot, put together: what firmware and loader measure whichever entry they start, then
 //! what the entry measures, then the rest.
 
+use std::fmt;
+
 use super::account::Account;
 use super::anatomy::{Anatomy, image_file, is_direct_kernel};
 use super::artifacts::Artifacts;
@@ -9,15 +11,17 @@ use super::evidence::Evidence;
 use super::layers::{DigestTable, Layers};
 use super::partial::Partial;
 use super::plan::{Planned, align, pcr};
+use super::rederive::Rederived;
 use super::stub::{self, Start};
 use super::systemd_boot::{Kind, Menu, MenuEntry};
 use super::tally::{Unpredictable, tally};
 use super::uki::{self, Said};
-use super::{Base, EntryPrediction, Next, Prediction, direct, firmware, grub, type1};
-use crate::artifact::efivar::is_policy_event;
+use super::{Base, EntryPrediction, Next, Prediction, authority, direct, firmware, grub, type1};
+use crate::artifact::efivar::{PolicyVariables, is_policy_event};
 use crate::artifact::grub::Written;
 use crate::artifact::{Files, Volume};
 use crate::coverage::{BootPath, Coverage, SecureBoot};
+use crate::measurement::text::printable;
 use crate::measurement::{Event, EventData, EventLog, PcrIndex, Tag};
 
 /// What one entry adds to what every entry measures.
@@ -41,17 +45,58 @@ impl EntryPlan {
 
 /// Predicts every bootable entry of the boot to come, and of the one after it where it reads what
 /// the former rewrites.
-pub fn predict(base: &Base<'_>, next: &Next<'_>) -> Prediction {
+///
+/// # Errors
+/// [`NotReproduced`] where the files of the boot that ran are at hand and nothing of its log follows
+/// from them.
+pub fn predict(base: &Base<'_>, next: &Next<'_>) -> Result<Prediction, NotReproduced> {
     let evidence = Evidence::of(base.log);
-    let (mut prediction, written) = Composer::new(base, next, next.files, &evidence).predict();
+    let failed = match base.files {
+        Some(files) => {
+            let itself = Next::of_base(files);
+            let derived = Composer::new(base, &itself, files, &evidence).rederive();
+            if derived.reproduced == 0 && derived.failures() > 0 {
+                let first = derived.failed.into_iter().next();
+                return Err(first.map(NotReproduced::from).unwrap_or_default());
+            }
+            derived.failed
+        }
+        None => Vec::new(),
+    };
+    let composer = Composer::new(base, next, next.files, &evidence);
+    let (mut prediction, written) = composer.predict(&failed);
     if !written.is_empty() {
         let (written, before) = grub::after(next.files, &written);
         let files = Layers(vec![&written, before]);
-        let (then, _) = Composer::new(base, next, &files, &evidence).predict();
+        let (then, _) = Composer::new(base, next, &files, &evidence).predict(&failed);
         prediction.then = Some(Box::new(then));
     }
-    prediction
+    Ok(prediction)
 }
+
+/// The files that were named as those of the boot that ran are not.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NotReproduced {
+    /// The first event that does not follow from them.
+    pub event: String,
+    /// What they give instead.
+    pub why: String,
+}
+
+impl From<Unpredictable> for NotReproduced {
+    fn from(found: Unpredictable) -> Self {
+        Self { event: found.event, why: found.why }
+    }
+}
+
+impl fmt::Display for NotReproduced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (event, why) = (printable(&self.event, 200), printable(&self.why, 400));
+        write!(f, "nothing of the boot that ran follows from its files: {event}: {why}")
+    }
+}
+
+impl std::error::Error for NotReproduced {}
 
 /// The unified kernel image that a boot started, as `/EFI/Linux/x.efi`.
 pub fn uki_path(log: &EventLog) -> Option<String> {
@@ -92,8 +137,9 @@ impl<'a> Composer<'a> {
     }
 
     /// The prediction, and the files that the default entry rewrites.
-    fn predict(&self) -> (Prediction, Vec<Written>) {
-        let open = firmware::open(self.base.log, &self.next.machine);
+    fn predict(&self, failed: &[Unpredictable]) -> (Prediction, Vec<Written>) {
+        let mut open = firmware::open(self.base.log, &self.next.machine);
+        open.extend(failed.iter().cloned());
         let (plans, more, written) = self.plans();
         let events = self.base.log.events();
         let part = |range: std::ops::Range<usize>| events.get(range).unwrap_or_default();
@@ -121,6 +167,26 @@ impl<'a> Composer<'a> {
         (Prediction { entries: entries.collect(), then: None }, written)
     }
 
+    /// The boot that ran, against its own log: of the entries the one that comes nearest.
+    fn rederive(&self) -> Rederived {
+        let events = self.base.log.events();
+        let part = |range: std::ops::Range<usize>| events.get(range).unwrap_or_default();
+        let mut shared = self.shared(part(0..self.anatomy.entry.start));
+        shared.extend(self.shared(part(self.anatomy.entry.end..events.len())));
+        let old: Vec<(&Event, PcrIndex)> =
+            part(self.anatomy.entry.clone()).iter().filter_map(extending).collect();
+        let (plans, open, _) = self.plans();
+        let blocks = plans.into_iter().filter(|plan| plan.open.is_empty()).map(|plan| {
+            let mut accounts = shared.clone();
+            accounts.extend(align(&old, plan.block));
+            Rederived::of(&accounts)
+        });
+        let mut best =
+            blocks.min_by_key(Rederived::failures).unwrap_or_else(|| Rederived::of(&shared));
+        best.failed.extend(open);
+        best
+    }
+
     /// What systemd measured in the initrd before the seal point.
     fn early(&self) -> Vec<Account> {
         let events = self.base.early.iter().flat_map(|log| log.events());
@@ -142,6 +208,7 @@ impl<'a> Composer<'a> {
     /// The events that do not depend on the entry.
     fn shared(&self, events: &[Event]) -> Vec<Account> {
         let policy = self.next.machine.policy.as_ref();
+        let logged = PolicyVariables::from_log(self.base.log).ok();
         let mut accounts = Vec::new();
         let mut logged_policy: Vec<(&Event, PcrIndex)> = Vec::new();
         for (event, pcr) in events.iter().filter_map(extending) {
@@ -154,9 +221,27 @@ impl<'a> Composer<'a> {
                 let planned = firmware::policy(policy, self.artifacts.banks());
                 accounts.extend(align(&std::mem::take(&mut logged_policy), planned));
             }
-            accounts.push(self.shared_event(event, pcr).against(Some(event)));
+            let planned = match self.vouched_for(event) {
+                Some((path, image)) => {
+                    let now = policy.or(logged.as_ref());
+                    let now = now.filter(|_| authority::is_db_authority(event));
+                    now.map(|now| authority::planned(&self.artifacts, now, event, &path, image))
+                }
+                None => None,
+            };
+            let planned = planned.unwrap_or_else(|| self.shared_event(event, pcr));
+            accounts.push(planned.against(Some(event)));
         }
         accounts
+    }
+
+    /// The image that an authority event was measured for: the next one.
+    fn vouched_for(&self, event: &Event) -> Option<(String, &Event)> {
+        if !authority::is_db_authority(event) {
+            return None;
+        }
+        let after = self.base.log.events().get(event.number..)?;
+        after.iter().find_map(|image| Some((image_file(image)?, image)))
     }
 
     fn shared_event(&self, event: &Event, pcr: PcrIndex) -> Planned {
@@ -274,7 +359,8 @@ impl<'a> Composer<'a> {
         }
         let said = Said { sections: &self.next.sections, cmdline: self.next.cmdline.as_deref() };
         let events: Vec<_> = self.entry_events().iter().filter_map(extending).collect();
-        (uki::plan(&self.artifacts, volume, path, &events, &said), Vec::new())
+        let is_whole = self.tree().is_whole(volume);
+        (uki::plan(&self.artifacts, volume, path, &events, &said, is_whole), Vec::new())
     }
 
     /// Whether Secure Boot will be on.
@@ -330,9 +416,12 @@ impl<'a> Composer<'a> {
     fn can_start(&self, entry: &MenuEntry) -> bool {
         let Kind::Type1(EntryFile { starts: Some(starts), .. }) = &entry.kind else { return true };
         let (Starts::Linux(path) | Starts::Efi(path)) = starts;
-        let files = self.artifacts.files();
-        let tree = Partial::new(files, self.next.trees, self.evidence, None);
-        self.artifacts.is_given(entry.volume, path) || !tree.is_whole(entry.volume)
+        self.artifacts.is_given(entry.volume, path) || !self.tree().is_whole(entry.volume)
+    }
+
+    /// The files, and what must lie beside them.
+    fn tree(&self) -> Partial<'_> {
+        Partial::new(self.artifacts.files(), self.next.trees, self.evidence, None)
     }
 
     fn menu_entry(&self, entry: &MenuEntry) -> (Vec<Planned>, Vec<Unpredictable>) {

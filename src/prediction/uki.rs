@@ -8,7 +8,7 @@ use super::spelled::Spelled;
 use super::type1::{hashed, utf16_with_nul};
 use crate::artifact::Volume;
 use crate::measurement::efi::Guid;
-use crate::measurement::{Event, PcrIndex, Tag};
+use crate::measurement::{Event, EventData, PcrIndex, Tag};
 
 /// The content of a section that is known although its image is not at hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,7 @@ pub(super) fn plan(
     path: &str,
     events: &[(&Event, PcrIndex)],
     said: &Said<'_>,
+    is_whole: bool,
 ) -> Vec<Planned> {
     let mut uki = artifacts.image_measurement(volume, path);
     let first = events.first().map(|(event, _)| *event);
@@ -43,7 +44,12 @@ pub(super) fn plan(
     let own: Vec<&NamedSection> =
         said.sections.iter().filter(|section| section.image.is_of(volume, path)).collect();
     let of_cmdline = own.iter().find(|section| section.name == ".cmdline").copied();
-    let addons = Addons::of(artifacts, volume, path, said);
+    let mut addons = Addons::of(artifacts, volume, path, said);
+    if addons.images.is_empty() && !is_whole {
+        // Nobody said that those of the boot that ran are gone.
+        addons = Addons::of_log(events);
+    }
+    addons.learn(events);
     let cmdline = Cmdline::of(events, of_cmdline, said.cmdline, &addons);
     let is_signed = events.iter().any(|(event, _)| section(event).as_deref() == Some(".pcrpkey"));
     let plan = Plan { artifacts, path, is_same, is_signed, own, cmdline };
@@ -177,6 +183,46 @@ impl Addons {
         addons
     }
 
+    /// Those of the boot that ran.
+    fn of_log(events: &[(&Event, PcrIndex)]) -> Self {
+        let of_addons = events.iter().skip(1).filter(|(event, _)| image_file(event).is_some());
+        let images: Vec<Planned> =
+            of_addons.map(|(event, pcr)| Planned::carried(event, *pcr)).collect();
+        Self { texts: vec![None; images.len()], images }
+    }
+
+    /// The text of a single addon that the log knows by its digest and by its text.
+    fn learn(&mut self, events: &[(&Event, PcrIndex)]) {
+        let mut logged = events.iter().skip(1).filter(|(event, _)| image_file(event).is_some());
+        let mut texts = events.iter().filter_map(|(event, _)| match event.data() {
+            EventData::KernelCommandLine { cmdline } if event.pcr == 12 && event.data_is_measured() => {
+                Some(cmdline.as_str().to_owned())
+            }
+            _ => None,
+        });
+        let ([image], [text]) = (self.images.as_slice(), self.texts.as_mut_slice()) else { return };
+        let (Some((old, _)), None) = (logged.next(), logged.next()) else { return };
+        let (Some(known), None) = (texts.next(), texts.next()) else { return };
+        let is_same = image.digests.as_ref().is_ok_and(|digests| agrees(old, digests));
+        if is_same && text.is_none() {
+            *text = Some(known);
+        }
+    }
+
+    /// Whether the log has the same ones.
+    fn is_as_logged(&self, events: &[(&Event, PcrIndex)]) -> bool {
+        let logged: Vec<&Event> = events
+            .iter()
+            .skip(1)
+            .map(|(event, _)| *event)
+            .filter(|event| image_file(event).is_some())
+            .collect();
+        logged.len() == self.images.len()
+            && self.images.iter().zip(logged).all(|(image, old)| {
+                image.digests.as_ref().is_ok_and(|digests| agrees(old, digests))
+            })
+    }
+
     /// What all of them add to the command line.
     fn text(&self) -> Option<String> {
         let texts: Option<Vec<String>> = self.texts.iter().cloned().collect();
@@ -216,6 +262,17 @@ impl Cmdline {
         let text = addons.text();
         // The digest in the log proves where the image's own part of a command line ends.
         let own = own.or_else(|| proven_start(events, said?));
+        let own = own.or_else(|| {
+            let (text, said) = (text.as_ref().filter(|text| !text.is_empty())?, said?);
+            Some(said.strip_suffix(text.as_str()).unwrap_or(said).trim_end_matches(' ').to_owned())
+        });
+        let section = section.or_else(|| {
+            let own = own.clone().filter(|own| said.is_some() && !is_logged(events, own));
+            own.map(String::into_bytes)
+        });
+        if said.is_none() && own.is_none() && addons.is_as_logged(events) {
+            return Self { section, addons: text.map(Ok), whole: None };
+        }
         match (own, text, said) {
             (Some(own), Some(text), _) => {
                 let parts: Vec<String> = [own, text.clone()].into_iter().filter(|part| !part.is_empty()).collect();
@@ -236,6 +293,11 @@ impl Cmdline {
             }
         }
     }
+}
+
+/// Whether a text is the content of the logged `.cmdline`.
+fn is_logged(events: &[(&Event, PcrIndex)], text: &str) -> bool {
+    proven_start(events, text).as_deref() == Some(text)
 }
 
 /// The longest start of `text`, up to a space, that is the content of the logged `.cmdline`.

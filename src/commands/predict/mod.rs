@@ -13,7 +13,7 @@ use crate::cli::{Global, Predict};
 /// Gathers what is known of both boots, predicts, and prints.
 pub fn run(global: &Global, args: &Predict, talk: Talk) -> Done {
     let gathered = gather::gather(global, args)?;
-    let prediction = gathered.with_inputs(|base, next| predict(base, next));
+    let prediction = gathered.with_inputs(predict).map_err(Error::BaseNotReproduced)?;
     let prediction = chosen(prediction, args)?;
     for path in gathered.unused() {
         talk.remark(format_args!("no entry reads {path}"));
