@@ -48,6 +48,7 @@ pub mod enroll;
 pub mod error;
 pub mod exit;
 pub mod ffi;
+#[cfg(feature = "cli")]
 pub mod files;
 pub mod luks;
 pub mod measurement;

@@ -55,6 +55,11 @@ impl Folder {
         Self { volume, root: root.into() }
     }
 
+    /// Which volume it is.
+    pub fn volume(&self) -> Volume {
+        self.volume
+    }
+
     /// Where a path of the volume lies, if it is there.
     fn locate(&self, path: &str) -> io::Result<Option<PathBuf>> {
         let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();

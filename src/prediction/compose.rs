@@ -54,7 +54,7 @@ pub fn predict(base: &Base<'_>, next: &Next<'_>) -> Result<Prediction, NotReprod
     let failed = match base.files {
         Some(files) => {
             let itself = Next::of_base(files);
-            let derived = Composer::new(base, &itself, files, &evidence).rederive();
+            let derived = Composer::new(base, &itself, files, &evidence, next.files).rederive();
             if derived.reproduced == 0 && derived.failures() > 0 {
                 let first = derived.failed.into_iter().next();
                 return Err(first.map(NotReproduced::from).unwrap_or_default());
@@ -63,12 +63,12 @@ pub fn predict(base: &Base<'_>, next: &Next<'_>) -> Result<Prediction, NotReprod
         }
         None => Vec::new(),
     };
-    let composer = Composer::new(base, next, next.files, &evidence);
+    let composer = Composer::new(base, next, next.files, &evidence, next.files);
     let (mut prediction, written) = composer.predict(&failed);
     if !written.is_empty() {
         let (written, before) = grub::after(next.files, &written);
         let files = Layers(vec![&written, before]);
-        let (then, _) = Composer::new(base, next, &files, &evidence).predict(&failed);
+        let (then, _) = Composer::new(base, next, &files, &evidence, next.files).predict(&failed);
         prediction.then = Some(Box::new(then));
     }
     Ok(prediction)
@@ -116,6 +116,8 @@ struct Composer<'a> {
     artifacts: Artifacts<'a>,
     base_artifacts: Option<Artifacts<'a>>,
     evidence: &'a DigestTable,
+    /// The files of the boot to come, whichever of the two is derived here.
+    to_come: &'a dyn Files,
 }
 
 impl<'a> Composer<'a> {
@@ -124,6 +126,7 @@ impl<'a> Composer<'a> {
         next: &'a Next<'a>,
         files: &'a dyn Files,
         evidence: &'a DigestTable,
+        to_come: &'a dyn Files,
     ) -> Self {
         let banks = base.log.banks();
         Self {
@@ -133,6 +136,7 @@ impl<'a> Composer<'a> {
             artifacts: Artifacts::new(files, evidence, &banks),
             base_artifacts: base.files.map(|files| Artifacts::new(files, evidence, &banks)),
             evidence,
+            to_come,
         }
     }
 
@@ -287,7 +291,7 @@ impl<'a> Composer<'a> {
             Some(base) => (base, base),
             None => (files, self.next.trees),
         };
-        let seen = Partial::new(seen, trees, self.evidence, Some(files));
+        let seen = Partial::new(seen, trees, self.evidence, Some(self.to_come));
         let base_artifacts = self.base_artifacts.as_ref();
         let facts = grub::facts(self.base.log, base_artifacts, &self.artifacts, &seen);
         let why = match facts {

@@ -6,6 +6,9 @@ use super::artifacts::Artifacts;
 use super::boot_entry::{EntryFile, key_values};
 use super::stub;
 use crate::artifact::Volume;
+use crate::artifact::variable_store::VariableStore;
+use crate::measurement::LogText;
+use crate::measurement::efi::Guid;
 
 /// Most entries that are read from one folder.
 const MAX_ENTRIES: usize = 1024;
@@ -49,6 +52,30 @@ pub struct LoaderVariables {
     pub default: Option<String>,
     /// `LoaderEntryLastBooted`.
     pub last_booted: Option<String>,
+}
+
+/// `LOADER_GUID`: the namespace of the boot loader interface.
+const LOADER: Guid = Guid::from_fields(
+    0x4a67_b082,
+    0x0a4c,
+    0x41cf,
+    [0xb6, 0xc7, 0x44, 0x0b, 0x29, 0xbb, 0x8c, 0x4f],
+);
+
+impl LoaderVariables {
+    /// Those of a firmware's store.
+    pub fn of(store: &VariableStore) -> Self {
+        let text = |name| {
+            let stored = store.get(LOADER, name)?;
+            let text = LogText::from_utf16le(&stored.data).as_str().to_owned();
+            (!text.is_empty()).then_some(text)
+        };
+        Self {
+            one_shot: text("LoaderEntryOneShot"),
+            default: text("LoaderEntryDefault"),
+            last_booted: text("LoaderEntryLastBooted"),
+        }
+    }
 }
 
 /// The menu in systemd-boot's order, and the entry that it starts by itself.

@@ -11,7 +11,7 @@ use vmseal::artifact::variable_store::VariableStore;
 use vmseal::artifact::variable_update::{Update, Write};
 use vmseal::artifact::{Files, Volume};
 use vmseal::boot::BootLogs;
-use vmseal::files::{FileSource, Folder, Named, NamedFile};
+use vmseal::files::{FileSource, Folder, Image, Named, NamedFile, running};
 use vmseal::measurement::UserspaceLog;
 use vmseal::prediction::{
     Base, KnownFiles, Layers, LoaderVariables, Machine, NamedSection, Next, Spelled, uki_path,
@@ -31,6 +31,7 @@ pub struct Gathered {
     cmdline: Option<String>,
     sections: Vec<NamedSection>,
     machine: Machine,
+    loader: LoaderVariables,
 }
 
 impl Gathered {
@@ -52,7 +53,7 @@ impl Gathered {
             files: &next_files,
             trees: &trees,
             cmdline: self.cmdline.clone(),
-            loader: LoaderVariables::default(),
+            loader: self.loader.clone(),
             sections: self.sections.clone(),
             machine: self.machine.clone(),
         };
@@ -87,6 +88,7 @@ pub fn gather(global: &Global, args: &Predict) -> Result<Gathered, Error> {
             policy: None,
             partitions: None,
         },
+        loader: LoaderVariables::default(),
     };
     for (volume, path) in [(Volume::Esp, &args.base_esp), (Volume::Boot, &args.base_boot)] {
         if let Some(path) = path {
@@ -99,6 +101,9 @@ pub fn gather(global: &Global, args: &Predict) -> Result<Gathered, Error> {
         if let Some(path) = path.as_ref().or(base.as_ref()) {
             gathered.next_files.push(open_tree(volume, path)?);
         }
+    }
+    if log.is_none() {
+        gathered.add_running(&global.root, args)?;
     }
     if let Some(path) = &args.vars {
         gathered.set_variables(path)?;
@@ -168,6 +173,35 @@ impl Gathered {
 
 /// Variables and partition tables.
 impl Gathered {
+    /// The running system: its files where none were named, and its firmware's variables.
+    fn add_running(&mut self, root: &Path, args: &Predict) -> Result<(), Error> {
+        for folder in running::folders(root) {
+            let named = match folder.volume() {
+                Volume::Esp => args.esp.is_some() || args.base_esp.is_some(),
+                Volume::Boot => args.boot.is_some() || args.base_boot.is_some(),
+            };
+            if !named {
+                self.next_files.push(Box::new(folder));
+            }
+        }
+        let store = running::variables(root);
+        self.loader = LoaderVariables::of(&store);
+        let path = root.join("sys/firmware/efi/efivars");
+        for variable in PolicyVariable::ALL {
+            if variable == PolicyVariable::SecureBoot {
+                continue;
+            }
+            if let Some(stored) = store.get(variable.guid(), variable.name()) {
+                let data = stored.data.clone();
+                let policy = self.policy(&path)?;
+                if policy.get(variable) != data.as_slice() {
+                    policy.set(variable, data);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The variables that PCR 7 measures, as they are so far.
     fn policy(&mut self, path: &Path) -> Result<&mut PolicyVariables, Error> {
         let log = &self.logs.firmware;
@@ -185,6 +219,7 @@ impl Gathered {
         let bytes = read_bounded(path, MAX_SECTION)?;
         let store = VariableStore::parse(&bytes)
             .map_err(|error| Error::Artifact { path: path.into(), cause: error.to_string() })?;
+        self.loader = LoaderVariables::of(&store);
         let policy = self.policy(path)?;
         *policy = store.policy(policy);
         Ok(())
@@ -243,7 +278,8 @@ fn open_tree(volume: Volume, path: &Path) -> Result<Box<dyn Files>, Error> {
     if metadata.is_dir() {
         return Ok(Box::new(Folder::new(volume, path)));
     }
-    Err(refused("not a folder".to_owned()))
+    let image = Image::open(volume, path).map_err(|error| refused(error.to_string()))?;
+    Ok(Box::new(image))
 }
 
 fn known_files(path: &Path) -> Result<KnownFiles, Error> {
