@@ -35,6 +35,11 @@ impl MemoryFiles {
         self.bytes.insert((volume, path.to_owned()), bytes.into());
     }
 
+    pub fn put_digest(&mut self, volume: Volume, path: &str, digest: Digest) {
+        let known = KnownDigests { plain: vec![digest], ..Default::default() };
+        self.digests.insert((volume, path.to_owned()), known);
+    }
+
     pub fn remove(&mut self, volume: Volume, path: &str) {
         self.bytes.remove(&(volume, path.to_owned()));
         self.digests.remove(&(volume, path.to_owned()));

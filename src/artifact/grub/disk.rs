@@ -23,7 +23,7 @@ impl Machine<'_> {
         }
         if test == FileTest::NotEmpty {
             let Some(file) = self.open(name)? else { return Ok(false) };
-            return Ok(self.is_filled(&file)?);
+            return self.is_filled(&file);
         }
         let Some(file) = self.locate(name)? else {
             return Err(Stop::Why(format!("{name} lies inside GRUB's image")));

@@ -111,6 +111,7 @@ pub(super) struct Machine<'a> {
     pub(super) written: BTreeMap<FileRef, Vec<u8>>,
     pub(super) loaded: Option<Loaded>,
     pub(super) events: Vec<Measured>,
+    pub(super) labels: Vec<String>,
     pub(super) gaps: Vec<Unpredictable>,
     pub(super) file: String,
     pub(super) line: usize,
@@ -126,7 +127,7 @@ impl<'a> Machine<'a> {
     /// Most commands of one walk.
     const MAX_STEPS: usize = 20_000;
     /// Most bytes of text that one walk measures.
-    const MAX_TEXT: usize = 16 << 20;
+    const MAX_TEXT: usize = 4 << 20;
 
     pub(super) fn new(boot: BootFiles<'a>, facts: &'a Facts, picked: Picked) -> Self {
         let mut environment = Environment::of_normal_mode();
@@ -157,6 +158,7 @@ impl<'a> Machine<'a> {
             written: BTreeMap::new(),
             loaded: None,
             events: Vec::new(),
+            labels: Vec::new(),
             gaps: Vec::new(),
             file: facts.config.clone(),
             line: 0,
@@ -182,7 +184,7 @@ impl<'a> Machine<'a> {
         }
         self.text += text.len();
         if self.text > Self::MAX_TEXT {
-            return Err(Stop::Why("more than 16 MiB of commands are run".into()));
+            return Err(Stop::Why("more than 4 MiB of commands are run".into()));
         }
         let data = match prefix {
             "grub_cmd" => EventData::GrubCommand { command: LogText::from(text) },
@@ -220,6 +222,7 @@ impl<'a> Machine<'a> {
         }
         let pcr = PcrIndex::new(pcr).map_err(|error| Stop::Why(error.to_string()))?;
         self.events.push(Measured { pcr, digests, words });
+        self.labels.push(label.to_owned());
         Ok(())
     }
 

@@ -101,6 +101,8 @@ pub struct Walk {
     /// All that GRUB measures into PCR 8 and 9, in order; nothing where it has no tpm module. Up to
     /// the point where the walk ends.
     pub events: Vec<Measured>,
+    /// What GRUB writes into the log with each of them, without its final NUL.
+    pub labels: Vec<String>,
     /// What is missing in `events`: the PCRs named here are not told by it.
     pub gaps: Vec<Unpredictable>,
     /// What is started in the end.

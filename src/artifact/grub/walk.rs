@@ -80,5 +80,11 @@ pub(super) fn finish(machine: Machine, stop: Stop) -> Walk {
         Stop::Menu => Err(machine.nothing_told("the menu is shown".into())),
     };
     let written = machine.written.into_iter().map(|(file, bytes)| Written { file, bytes });
-    Walk { events: machine.events, gaps: machine.gaps, boot, written: written.collect() }
+    Walk {
+        events: machine.events,
+        labels: machine.labels,
+        gaps: machine.gaps,
+        boot,
+        written: written.collect(),
+    }
 }

@@ -100,7 +100,7 @@ pub(super) struct Script {
 
 impl Script {
     /// Most bytes of one script.
-    pub(super) const MAX_LEN: usize = 4 << 20;
+    pub(super) const MAX_LEN: usize = 2 << 20;
 
     /// A configuration file: carriage returns and lines that start with `#` are gone, even inside
     /// a block (`grub_file_getline`, `read_config_file_getline`).

@@ -20,7 +20,7 @@ pub(in crate::artifact::grub) fn parse(script: &Script) -> Result<Vec<Statement>
     if script.text.len() > Script::MAX_LEN {
         return Err(SyntaxError {
             line: 1,
-            expected: "4 MiB at most",
+            expected: "2 MiB at most",
             found: format!("{} bytes", script.text.len()),
         });
     }
