@@ -32,7 +32,7 @@ fn options(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-const COMMANDS: [&str; 5] = ["enroll", "unlock", "status", "revoke", "eventlog"];
+const COMMANDS: [&str; 6] = ["enroll", "unlock", "status", "revoke", "eventlog", "predict"];
 
 #[test]
 fn manual_and_help_name_the_same_options() {
