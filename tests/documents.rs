@@ -32,8 +32,8 @@ fn options(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-const COMMANDS: [&str; 7] =
-    ["enroll", "adopt", "unlock", "status", "revoke", "eventlog", "explain"];
+const COMMANDS: [&str; 8] =
+    ["enroll", "adopt", "unlock", "status", "revoke", "eventlog", "explain", "predict"];
 
 #[test]
 fn manual_and_help_name_the_same_options() {

@@ -7,6 +7,7 @@ mod explain;
 mod generate;
 mod hint;
 mod inputs;
+mod predict;
 mod revoke;
 mod seal_point;
 mod status;
@@ -33,6 +34,7 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Revoke(args) => revoke::run(&cli.global, args, talk),
         Command::Eventlog(args) => eventlog::run(&cli.global, args, talk),
         Command::Explain(args) => explain::run(&cli.global, args, talk),
+        Command::Predict(args) => predict::run(&cli.global, args, talk),
         Command::Generate(args) => generate::run(args),
     };
     match done {

@@ -161,7 +161,7 @@ impl Signature {
             Some(found) => found.as_str()?,
         };
         let bytes = STANDARD.decode(text("sig")?).ok()?;
-        let bounded = pcrs.len() <= PcrIndex::COUNT.into()
+        let bounded = pcrs.len() <= usize::from(PcrIndex::COUNT)
             && key.len() == 64
             && policy_ref.len() <= MAX_REF
             && (1..=MAX_SIGNATURE).contains(&bytes.len());

@@ -340,7 +340,7 @@ fn pcr_set(field: &'static str, items: &[Value]) -> Result<BTreeSet<PcrIndex>, T
             item.as_u64().ok_or(TokenError::Type { field, expected: "an array of PCRs" })?;
         PcrIndex::new(number).map_err(|error| TokenError::Value { field, found: error.to_string() })
     };
-    if items.len() > PcrIndex::COUNT.into() {
+    if items.len() > usize::from(PcrIndex::COUNT) {
         return Err(TokenError::Value { field, found: format!("{} PCRs", items.len()) });
     }
     items.iter().map(pcr).collect()

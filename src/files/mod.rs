@@ -1,0 +1,11 @@
+//! Boot files where the system keeps them: below folders, in images, or one by one as they
+//! were named.
+
+mod folder;
+mod image;
+mod named;
+pub mod running;
+
+pub use folder::{FileSource, Folder};
+pub use image::{Image, ImageError};
+pub use named::{Named, NamedFile};
