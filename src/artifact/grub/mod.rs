@@ -19,6 +19,7 @@ mod execute;
 mod facts;
 mod files;
 mod flow;
+mod image;
 mod loading;
 mod machine;
 mod menu;
