@@ -9,6 +9,7 @@
 //!
 //! Modelled are GRUB 2.06 and 2.12 on x86-64 with UEFI, as Debian, Ubuntu and Fedora ship it.
 
+mod asked;
 mod bls;
 mod commands;
 mod condition;
