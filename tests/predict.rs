@@ -55,12 +55,19 @@ fn compare(entry: &Value, measured: &Value) -> Vec<(u8, &'static str)> {
             let told = &entry["pcrs"]["sha256"][&index];
             let open = entry["unpredictable"].as_array().unwrap();
             let is_open = open.iter().any(|found| found["pcr"] == *pcr);
-            assert_eq!(told.is_null(), is_open, "PCR {pcr}: a value, or a reason why there is none");
-            (*pcr, match told {
-                Value::Null => "?",
-                told if *told == measured["sha256"][&index] => "=",
-                _ => "X",
-            })
+            assert_eq!(
+                told.is_null(),
+                is_open,
+                "PCR {pcr}: a value, or a reason why there is none"
+            );
+            (
+                *pcr,
+                match told {
+                    Value::Null => "?",
+                    told if *told == measured["sha256"][&index] => "=",
+                    _ => "X",
+                },
+            )
         })
         .collect()
 }
@@ -72,18 +79,42 @@ fn measured(case: &str) -> Value {
 /// Base, other case, and how the other is told.
 type Case = (&'static str, &'static str, &'static [&'static str]);
 
-const TREES: &[&str] =
-    &["--base-boot", "BASE/inputs/boot", "--boot", "NEW/inputs/boot", "--set", "@NEW/artifacts.json"];
+const TREES: &[&str] = &[
+    "--base-boot",
+    "BASE/inputs/boot",
+    "--boot",
+    "NEW/inputs/boot",
+    "--set",
+    "@NEW/artifacts.json",
+];
 const SHIM_TREES: &[&str] = &[
-    "--base-boot", "BASE/inputs/boot", "--boot", "NEW/inputs/boot", "--base-esp",
-    "BASE/inputs/esp", "--esp", "NEW/inputs/esp", "--set", "@NEW/artifacts.json",
+    "--base-boot",
+    "BASE/inputs/boot",
+    "--boot",
+    "NEW/inputs/boot",
+    "--base-esp",
+    "BASE/inputs/esp",
+    "--esp",
+    "NEW/inputs/esp",
+    "--set",
+    "@NEW/artifacts.json",
 ];
 const HAND_WRITTEN: &[&str] = &[
-    "--base-esp", "BASE/esp", "--esp", "NEW/esp", "--set", "deb/vmlinuz=@NEW/artifacts.json",
-    "--set", "deb/initrd=@NEW/artifacts.json",
+    "--base-esp",
+    "BASE/esp",
+    "--esp",
+    "NEW/esp",
+    "--set",
+    "deb/vmlinuz=@NEW/artifacts.json",
+    "--set",
+    "deb/initrd=@NEW/artifacts.json",
 ];
 const ENTRY: &[&str] = &[
-    "--esp", "NEW/esp", "--set", "deb/vmlinuz=@NEW/artifacts.json", "--set",
+    "--esp",
+    "NEW/esp",
+    "--set",
+    "deb/vmlinuz=@NEW/artifacts.json",
+    "--set",
     "deb/initrd=@NEW/artifacts.json",
 ];
 const ENTRY_BY_DIGESTS: &[&str] =
@@ -91,14 +122,21 @@ const ENTRY_BY_DIGESTS: &[&str] =
 const UKI: &[&str] =
     &["--set", "EFI/BOOT/BOOTX64.EFI=@NEW/artifacts.json", "--cmdline", "@NEW/cmdline"];
 const SDBOOT_UKI: &[&str] = &[
-    "--esp", "NEW/esp", "--set", "EFI/Linux/deb.efi=@NEW/artifacts.json", "--cmdline",
+    "--esp",
+    "NEW/esp",
+    "--set",
+    "EFI/Linux/deb.efi=@NEW/artifacts.json",
+    "--cmdline",
     "@NEW/cmdline",
 ];
-const ADDON: &[&str] = &[
-    "--esp", "NEW/inputs/esp", "--set", "@NEW/artifacts.json", "--cmdline", "@NEW/cmdline",
-];
+const ADDON: &[&str] =
+    &["--esp", "NEW/inputs/esp", "--set", "@NEW/artifacts.json", "--cmdline", "@NEW/cmdline"];
 const DIRECT: &[&str] = &[
-    "--set", "kernel=@NEW/artifacts.json", "--set", "initrd=@NEW/artifacts.json", "--cmdline",
+    "--set",
+    "kernel=@NEW/artifacts.json",
+    "--set",
+    "initrd=@NEW/artifacts.json",
+    "--cmdline",
     "@NEW/inputs/append",
 ];
 const NEW_QEMU: &str = "direct-qemu10.0.13-ovmf2025.02/base";
@@ -187,8 +225,7 @@ fn the_seal_point_of_a_full_guest_has_what_its_initrd_measured() {
             default_entry(prediction)["pcrs"]["sha256"]["11"].as_str().unwrap().to_owned()
         };
         let word = vmseal::measurement::PcrBank::Sha256.hash(b"enter-initrd");
-        let before =
-            vmseal::measurement::Digest::from_hex(word.bank(), &pcr_11(&bare)).unwrap();
+        let before = vmseal::measurement::Digest::from_hex(word.bank(), &pcr_11(&bare)).unwrap();
         assert_eq!(pcr_11(&with), before.extended_with(word.as_bytes()).to_string(), "{case}");
         assert_eq!(default_entry(&with)["pcrs"]["sha256"]["15"], "0".repeat(64), "{case}");
     }

@@ -205,9 +205,9 @@ mod tests {
         let (a, b, c) = (entry(1, 48), entry(2, 48), entry(3, 48));
         let present = SignatureLists(vec![list(CERT_SHA256, &[a.clone(), b.clone()])]);
         let twice = list(CERT_SHA256, &[c.clone(), a.clone(), c.clone()]);
-        let known = list(CERT_SHA256, &[b.clone()]);
+        let known = list(CERT_SHA256, std::slice::from_ref(&b));
         // The same bytes under another type are another entry.
-        let other = list(CERT_X509, &[a.clone()]);
+        let other = list(CERT_X509, std::slice::from_ref(&a));
         let appended = present.appended(&SignatureLists(vec![twice, known, other.clone()]));
         let expected = [list(CERT_SHA256, &[a, b]), list(CERT_SHA256, &[c.clone(), c]), other];
         assert_eq!(appended.lists(), expected);
