@@ -308,10 +308,10 @@ pub struct Predict {
     /// Unified kernel image in the place of the one that ran
     #[arg(long, value_name = "FILE")]
     pub uki: Option<PathBuf>,
-    /// Memory of the machine in MiB, where it changes
+    /// Memory of the machine in MiB
     #[arg(long, value_name = "MIB")]
     pub mem: Option<u64>,
-    /// Number of its processors, where it changes
+    /// Number of its processors, where that changes
     #[arg(long, value_name = "COUNT")]
     pub smp: Option<u32>,
     /// Version of the QEMU that is given a kernel [default: 10.0 or later]

@@ -234,7 +234,10 @@ impl Error {
             Self::Unapproved { .. } => Exit::NoSignature,
             Self::PinNeeded { .. } | Self::WrongPin { .. } => Exit::Pin,
             Self::PcrMismatch { .. } | Self::LogDisagrees { .. } => Exit::PcrMismatch,
-            Self::Pcrs(_) | Self::BadSet { .. } | Self::BadQemu { .. } | Self::NoSuchEntry { .. } => Exit::Usage,
+            Self::Pcrs(_)
+            | Self::BadSet { .. }
+            | Self::BadQemu { .. }
+            | Self::NoSuchEntry { .. } => Exit::Usage,
             Self::Luks(_)
             | Self::Pins(_)
             | Self::Unpinnable(_)

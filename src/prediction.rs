@@ -17,9 +17,9 @@ mod grub;
 mod known;
 mod layers;
 mod partial;
+mod plan;
 mod rederive;
 mod signatures;
-mod plan;
 mod spelled;
 mod stub;
 mod systemd_boot;
@@ -122,7 +122,9 @@ impl EntryPrediction {
             let stem = lower.strip_suffix(".conf").or_else(|| lower.strip_suffix(".efi"));
             stem.map(str::to_owned).unwrap_or(lower)
         };
-        self.id == name || self.aliases.iter().any(|alias| alias == name) || stem(&self.id) == stem(name)
+        self.id == name
+            || self.aliases.iter().any(|alias| alias == name)
+            || stem(&self.id) == stem(name)
     }
 
     /// Whether it starts a kernel of this release: the name of the kernel's file ends with it.

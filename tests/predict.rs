@@ -55,12 +55,19 @@ fn compare(entry: &Value, measured: &Value) -> Vec<(u8, &'static str)> {
             let told = &entry["pcrs"]["sha256"][&index];
             let open = entry["unpredictable"].as_array().unwrap();
             let is_open = open.iter().any(|found| found["pcr"] == *pcr);
-            assert_eq!(told.is_null(), is_open, "PCR {pcr}: a value, or a reason why there is none");
-            (*pcr, match told {
-                Value::Null => "?",
-                told if *told == measured["sha256"][&index] => "=",
-                _ => "X",
-            })
+            assert_eq!(
+                told.is_null(),
+                is_open,
+                "PCR {pcr}: a value, or a reason why there is none"
+            );
+            (
+                *pcr,
+                match told {
+                    Value::Null => "?",
+                    told if *told == measured["sha256"][&index] => "=",
+                    _ => "X",
+                },
+            )
         })
         .collect()
 }
@@ -72,18 +79,42 @@ fn measured(case: &str) -> Value {
 /// Base, other case, and how the other is told.
 type Case = (&'static str, &'static str, &'static [&'static str]);
 
-const TREES: &[&str] =
-    &["--base-boot", "BASE/inputs/boot", "--boot", "NEW/inputs/boot", "--set", "@NEW/artifacts.json"];
+const TREES: &[&str] = &[
+    "--base-boot",
+    "BASE/inputs/boot",
+    "--boot",
+    "NEW/inputs/boot",
+    "--set",
+    "@NEW/artifacts.json",
+];
 const SHIM_TREES: &[&str] = &[
-    "--base-boot", "BASE/inputs/boot", "--boot", "NEW/inputs/boot", "--base-esp",
-    "BASE/inputs/esp", "--esp", "NEW/inputs/esp", "--set", "@NEW/artifacts.json",
+    "--base-boot",
+    "BASE/inputs/boot",
+    "--boot",
+    "NEW/inputs/boot",
+    "--base-esp",
+    "BASE/inputs/esp",
+    "--esp",
+    "NEW/inputs/esp",
+    "--set",
+    "@NEW/artifacts.json",
 ];
 const HAND_WRITTEN: &[&str] = &[
-    "--base-esp", "BASE/esp", "--esp", "NEW/esp", "--set", "deb/vmlinuz=@NEW/artifacts.json",
-    "--set", "deb/initrd=@NEW/artifacts.json",
+    "--base-esp",
+    "BASE/esp",
+    "--esp",
+    "NEW/esp",
+    "--set",
+    "deb/vmlinuz=@NEW/artifacts.json",
+    "--set",
+    "deb/initrd=@NEW/artifacts.json",
 ];
 const ENTRY: &[&str] = &[
-    "--esp", "NEW/esp", "--set", "deb/vmlinuz=@NEW/artifacts.json", "--set",
+    "--esp",
+    "NEW/esp",
+    "--set",
+    "deb/vmlinuz=@NEW/artifacts.json",
+    "--set",
     "deb/initrd=@NEW/artifacts.json",
 ];
 const ENTRY_BY_DIGESTS: &[&str] =
@@ -91,14 +122,21 @@ const ENTRY_BY_DIGESTS: &[&str] =
 const UKI: &[&str] =
     &["--set", "EFI/BOOT/BOOTX64.EFI=@NEW/artifacts.json", "--cmdline", "@NEW/cmdline"];
 const SDBOOT_UKI: &[&str] = &[
-    "--esp", "NEW/esp", "--set", "EFI/Linux/deb.efi=@NEW/artifacts.json", "--cmdline",
+    "--esp",
+    "NEW/esp",
+    "--set",
+    "EFI/Linux/deb.efi=@NEW/artifacts.json",
+    "--cmdline",
     "@NEW/cmdline",
 ];
-const ADDON: &[&str] = &[
-    "--esp", "NEW/inputs/esp", "--set", "@NEW/artifacts.json", "--cmdline", "@NEW/cmdline",
-];
+const ADDON: &[&str] =
+    &["--esp", "NEW/inputs/esp", "--set", "@NEW/artifacts.json", "--cmdline", "@NEW/cmdline"];
 const DIRECT: &[&str] = &[
-    "--set", "kernel=@NEW/artifacts.json", "--set", "initrd=@NEW/artifacts.json", "--cmdline",
+    "--set",
+    "kernel=@NEW/artifacts.json",
+    "--set",
+    "initrd=@NEW/artifacts.json",
+    "--cmdline",
     "@NEW/inputs/append",
 ];
 const NEW_QEMU: &str = "direct-qemu10.0.13-ovmf2025.02/base";
@@ -187,8 +225,7 @@ fn the_seal_point_of_a_full_guest_has_what_its_initrd_measured() {
             default_entry(prediction)["pcrs"]["sha256"]["11"].as_str().unwrap().to_owned()
         };
         let word = vmseal::measurement::PcrBank::Sha256.hash(b"enter-initrd");
-        let before =
-            vmseal::measurement::Digest::from_hex(word.bank(), &pcr_11(&bare)).unwrap();
+        let before = vmseal::measurement::Digest::from_hex(word.bank(), &pcr_11(&bare)).unwrap();
         assert_eq!(pcr_11(&with), before.extended_with(word.as_bytes()).to_string(), "{case}");
         assert_eq!(default_entry(&with)["pcrs"]["sha256"]["15"], "0".repeat(64), "{case}");
     }
@@ -325,4 +362,59 @@ fn prose_tells_what_changes() {
     assert!(text.contains("PCR 12 replaced     command line initrd=\\deb\\initrd"), "{text}");
     assert!(text.contains("cf5303547e4b364a -> "), "{text}");
     assert!(!text.contains("carried over"), "{text}");
+}
+
+/// An ESP in an image of its file system, in place of a folder.
+#[test]
+fn an_image_is_as_good_as_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("esp.img");
+    let file = fs::File::options().read(true).write(true).create_new(true).open(&image).unwrap();
+    file.set_len(2 << 20).unwrap();
+    fatfs::format_volume(&file, fatfs::FormatVolumeOptions::new()).unwrap();
+    let esp = fatfs::FileSystem::new(&file, fatfs::FsOptions::new()).unwrap();
+    let loader = esp.root_dir().create_dir("loader").unwrap();
+    let entries = loader.create_dir("entries").unwrap();
+    let of_case = |name: &str| fs::read(fixture("sdboot/cmdline/esp/loader").join(name)).unwrap();
+    let put = |dir: &fatfs::Dir<'_, _>, name: &str, bytes: &[u8]| {
+        std::io::Write::write_all(&mut dir.create_file(name).unwrap(), bytes).unwrap();
+    };
+    put(&loader, "loader.conf", &of_case("loader.conf"));
+    put(&entries, "deb.conf", &of_case("entries/deb.conf"));
+    drop((loader, entries));
+    esp.unmount().unwrap();
+    let path = image.to_str().unwrap();
+    let prediction = json(&predict("sdboot/base", "sdboot/cmdline", &["--esp", path]));
+    let row = compare(default_entry(&prediction), &measured("sdboot/cmdline"));
+    assert!(row.iter().all(|(_, found)| *found == "="), "{row:?}");
+    // Damaged at every place in turn: an answer or a refusal, and soon.
+    let whole = fs::read(&image).unwrap();
+    for at in (0..512).step_by(7).chain((512..40_000).step_by(997)) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0xff;
+        fs::write(&image, &damaged).unwrap();
+        let output = predict("sdboot/base", "sdboot/cmdline", &["--esp", path]);
+        let code = output.status.code();
+        assert!(matches!(code, Some(0 | 3)), "{at}: {code:?}");
+    }
+    fs::write(&image, vec![0x5a; 1 << 20]).unwrap();
+    let output = predict("sdboot/base", "sdboot/cmdline", &["--esp", path]);
+    assert_eq!(output.status.code(), Some(3));
+}
+
+/// Files that are not those of the base: what does not follow from them is not predicted.
+#[test]
+fn wrong_base_files_are_noticed() {
+    let args = ["--base-esp", "NEW/esp", "--esp", "NEW/esp"];
+    let prediction = json(&predict("sdboot/base", "sdboot/cmdline", &args));
+    let row = compare(default_entry(&prediction), &measured("sdboot/cmdline"));
+    let open: Vec<u8> =
+        row.iter().filter(|(_, found)| *found == "?").map(|(pcr, _)| *pcr).collect();
+    // loader.conf follows from them, the entry does not.
+    assert_eq!(open, [9, 12]);
+    let args = ["--base-boot", "NEW/inputs/boot"];
+    let output = predict("grub-tpm-deb13/base", "grub-tpm-deb13/cmdline", &args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("nothing of the boot that ran follows from its files"), "{said}");
 }

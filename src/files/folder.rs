@@ -103,10 +103,8 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) => {
-            let missing = matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            );
+            let missing =
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
             return if missing { Ok(Vec::new()) } else { Err(error) };
         }
     };
@@ -137,7 +135,8 @@ impl Files for Folder {
         if volume != self.volume {
             return Ok(Vec::new());
         }
-        let failed = |error: io::Error| FilesError { path: folder.into(), cause: error.to_string() };
+        let failed =
+            |error: io::Error| FilesError { path: folder.into(), cause: error.to_string() };
         match self.locate(folder).map_err(failed)? {
             Some(found) => names(&found).map_err(failed),
             None => Ok(Vec::new()),

@@ -177,7 +177,9 @@ impl Image {
 
     fn is_boot(&self) -> bool {
         let names = self.names(Volume::Boot, "/").unwrap_or_default();
-        names.iter().any(|name| matches!(name.as_str(), "grub" | "grub2" | "boot") || name.starts_with("vmlinuz"))
+        names.iter().any(|name| {
+            matches!(name.as_str(), "grub" | "grub2" | "boot") || name.starts_with("vmlinuz")
+        })
     }
 }
 
@@ -189,8 +191,7 @@ fn partitions(disk: &Rc<FileSource>, table: &[u8]) -> Vec<(Guid, Slice)> {
     let block: u64 = if small { 512 } else { 4096 };
     let slice = |partition: &crate::measurement::efi::Partition| {
         let blocks = partition.last_lba.checked_sub(partition.first_lba)?.checked_add(1)?;
-        let (start, len) =
-            (partition.first_lba.checked_mul(block)?, blocks.checked_mul(block)?);
+        let (start, len) = (partition.first_lba.checked_mul(block)?, blocks.checked_mul(block)?);
         (start.checked_add(len)? <= disk.len())
             .then(|| (partition.type_guid, Slice { disk: Rc::clone(disk), start, len }))
     };
@@ -235,7 +236,9 @@ impl System {
             Self::Ext4(system) => match system.metadata(path) {
                 Ok(metadata) if metadata.file_type().is_regular_file() => Ok(Some(metadata.len())),
                 Ok(_) => Ok(None),
-                Err(ext4_view::Ext4Error::NotFound | ext4_view::Ext4Error::NotADirectory) => Ok(None),
+                Err(ext4_view::Ext4Error::NotFound | ext4_view::Ext4Error::NotADirectory) => {
+                    Ok(None)
+                }
                 Err(error) => Err(io::Error::other(error)),
             },
         }
@@ -277,7 +280,10 @@ impl System {
 }
 
 fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::Other | io::ErrorKind::InvalidInput)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::Other | io::ErrorKind::InvalidInput
+    )
 }
 
 /// A file in an image, read when it is asked for.
@@ -317,7 +323,9 @@ impl Files for Image {
         let failed = |error: io::Error| FilesError { path: path.into(), cause: error.to_string() };
         let Some(len) = self.system.len(path).map_err(failed)? else { return Ok(None) };
         if len > MAX_FILE {
-            return Err(failed(io::Error::other(format!("{len} bytes, at most {MAX_FILE} are read"))));
+            return Err(failed(io::Error::other(format!(
+                "{len} bytes, at most {MAX_FILE} are read"
+            ))));
         }
         let system = Rc::clone(&self.system);
         let lazy = Lazy { system, path: path.to_owned(), len, bytes: OnceCell::new() };
@@ -328,7 +336,8 @@ impl Files for Image {
         if volume != self.volume {
             return Ok(Vec::new());
         }
-        let failed = |error: io::Error| FilesError { path: folder.into(), cause: error.to_string() };
+        let failed =
+            |error: io::Error| FilesError { path: folder.into(), cause: error.to_string() };
         let mut names = self.system.names(folder).map_err(failed)?;
         names.sort();
         Ok(names)

@@ -37,7 +37,8 @@ impl Named {
 impl Files for Named {
     fn find(&self, volume: Volume, path: &str) -> Result<Option<Found>, FilesError> {
         let mut files = self.files.iter();
-        let Some((_, file, used)) = files.find(|(spelled, _, _)| spelled.is_of(volume, path)) else {
+        let Some((_, file, used)) = files.find(|(spelled, _, _)| spelled.is_of(volume, path))
+        else {
             return Ok(None);
         };
         used.set(true);

@@ -15,7 +15,8 @@ const MAX_VARIABLE: u64 = 1 << 20;
 /// The boot files of the system below `root`: the EFI system partition where it is mounted, and
 /// `/boot`.
 pub fn folders(root: &Path) -> Vec<Folder> {
-    let mut folders: Vec<Folder> = esp(root).map(|path| Folder::new(Volume::Esp, path)).into_iter().collect();
+    let mut folders: Vec<Folder> =
+        esp(root).map(|path| Folder::new(Volume::Esp, path)).into_iter().collect();
     let boot = root.join("boot");
     if boot.is_dir() {
         folders.push(Folder::new(Volume::Boot, boot));

@@ -27,17 +27,16 @@ impl Anatomy {
         };
         let start = match path {
             BootPath::SystemdBootEntry => events.iter().rposition(|event| image(event).is_some()),
-            BootPath::Uki | BootPath::SystemdBootUki => {
-                position(&|event| section(event).is_some()).and_then(|first_section| {
+            BootPath::Uki | BootPath::SystemdBootUki => position(&|event| section(event).is_some())
+                .and_then(|first_section| {
                     let before = events.get(..first_section).unwrap_or_default();
                     before.iter().rposition(|event| image(event).is_some())
-                })
-            }
+                }),
             BootPath::ChainedUki | BootPath::GrubMeasured => position(&is_grub)
                 .or_else(|| events.iter().rposition(|event| image(event).is_some())),
-            BootPath::Grub => events
-                .iter()
-                .rposition(|event| image(event).is_some_and(|path| path.is_memory())),
+            BootPath::Grub => {
+                events.iter().rposition(|event| image(event).is_some_and(|path| path.is_memory()))
+            }
             BootPath::DirectKernel => position(&is_kernel_word),
             BootPath::Bios | BootPath::Unknown => None,
         };

@@ -116,7 +116,11 @@ impl<'a> Artifacts<'a> {
         for path in paths {
             match self.files.find(volume, path).map_err(|error| error.to_string())? {
                 Some(Found::Bytes(source)) => sources.push(source),
-                _ => return Err(format!("of several initrds the bytes are needed, and {path} has none here")),
+                _ => {
+                    return Err(format!(
+                        "of several initrds the bytes are needed, and {path} has none here"
+                    ));
+                }
             }
         }
         let mut recipe = Recipe::default();
@@ -124,10 +128,15 @@ impl<'a> Artifacts<'a> {
             recipe.append(Recipe::whole(source.as_ref()));
             let is_odd = !recipe.len().is_multiple_of(4) && index + 1 < sources.len();
             match joint {
-                Joint::Aligned => if is_odd { recipe.pad4() },
+                Joint::Aligned => {
+                    if is_odd {
+                        recipe.pad4()
+                    }
+                }
                 Joint::Plain => {}
                 Joint::Unknown if is_odd => {
-                    return Err("versions of systemd-boot differ in how they join several initrds".to_owned());
+                    return Err("versions of systemd-boot differ in how they join several initrds"
+                        .to_owned());
                 }
                 Joint::Unknown => {}
             }

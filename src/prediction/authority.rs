@@ -58,7 +58,9 @@ pub(super) fn planned(
             changed(Ok(measured.into_iter().flat_map(|measured| measured.digests).collect()))
         }
         Voucher::Nobody => changed(Err(format!("nothing in db vouches for {path}"))),
-        Voucher::Unclear => changed(Err(format!("which entry of db vouches for {path} is not clear"))),
+        Voucher::Unclear => {
+            changed(Err(format!("which entry of db vouches for {path} is not clear")))
+        }
     }
 }
 

@@ -39,9 +39,9 @@ pub(super) fn key_values<'a>(
         }
         let (key, value) = line.split_once(separators)?;
         let value = value.trim_start_matches(separators).trim_start_matches([' ', '\t']);
-        let quoted = ['"', '\''].into_iter().find_map(|quote| {
-            value.strip_prefix(quote)?.strip_suffix(quote)
-        });
+        let quoted = ['"', '\'']
+            .into_iter()
+            .find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
         let value = quoted.unwrap_or(value);
         (!value.is_empty()).then_some((key, value))
     })
@@ -59,7 +59,9 @@ impl EntryFile {
                 "machine-id" => entry.machine_id = Some(owned()),
                 "sort-key" => entry.sort_key = Some(owned()),
                 "linux" => match entry.starts {
-                    None | Some(Starts::Linux(_)) => entry.starts = Some(Starts::Linux(path(value))),
+                    None | Some(Starts::Linux(_)) => {
+                        entry.starts = Some(Starts::Linux(path(value)))
+                    }
                     Some(_) => return None,
                 },
                 "efi" | "uki" => match entry.starts {

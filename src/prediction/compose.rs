@@ -101,10 +101,8 @@ impl std::error::Error for NotReproduced {}
 /// The unified kernel image that a boot started, as `/EFI/Linux/x.efi`.
 pub fn uki_path(log: &EventLog) -> Option<String> {
     let anatomy = Anatomy::of(log);
-    let is_uki = matches!(
-        anatomy.path,
-        BootPath::Uki | BootPath::SystemdBootUki | BootPath::ChainedUki
-    );
+    let is_uki =
+        matches!(anatomy.path, BootPath::Uki | BootPath::SystemdBootUki | BootPath::ChainedUki);
     let first = log.events().get(anatomy.entry.start).filter(|_| is_uki)?;
     image_file(first)
 }
@@ -480,7 +478,9 @@ impl<'a> Composer<'a> {
         let events = self.entry_events();
         let kernel = events.first().and_then(image_file);
         let options = events.iter().find_map(|event| match event.data() {
-            EventData::KernelCommandLine { cmdline } if event.pcr == 12 && event.data_is_measured() => {
+            EventData::KernelCommandLine { cmdline }
+                if event.pcr == 12 && event.data_is_measured() =>
+            {
                 Some(cmdline.as_str().to_owned())
             }
             _ => None,

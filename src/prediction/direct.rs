@@ -57,13 +57,18 @@ pub(super) fn kernel(
     let digests = if is_handed_over_unpatched(log, machine) == Some(false) {
         patched(artifacts, machine, cmdline.unwrap_or_default())
     } else {
-        Err("neither the log nor --qemu tells whether QEMU writes into the kernel's header".to_owned())
+        Err("neither the log nor --qemu tells whether QEMU writes into the kernel's header"
+            .to_owned())
     };
     Planned { digests, source: Some(KERNEL.to_owned()), ..carried }
 }
 
 /// The digest of a kernel into whose header QEMU has written where the initrd lies.
-fn patched(artifacts: &Artifacts<'_>, machine: &Machine, cmdline: &str) -> Result<Vec<Digest>, String> {
+fn patched(
+    artifacts: &Artifacts<'_>,
+    machine: &Machine,
+    cmdline: &str,
+) -> Result<Vec<Digest>, String> {
     let needed = "QEMU writes the place of the initrd into the kernel's header: the bytes of kernel \
                   and initrd and --mem are needed";
     let find = |path| artifacts.files().find(Volume::Esp, path).map_err(|error| error.to_string());
@@ -82,7 +87,8 @@ fn patched(artifacts: &Artifacts<'_>, machine: &Machine, cmdline: &str) -> Resul
         QemuKernel::new(kernel.as_ref(), KernelBlob::Patched, machine, cmdline.as_bytes(), initrd);
     let patched = patched.map_err(|error| error.to_string())?;
     let pending = patched.image().map_err(|error| error.to_string())?;
-    let measured = Pending::measure(&[pending], artifacts.banks()).map_err(|error| error.to_string())?;
+    let measured =
+        Pending::measure(&[pending], artifacts.banks()).map_err(|error| error.to_string())?;
     Ok(measured.into_iter().flat_map(|measured| measured.digests).collect())
 }
 

@@ -20,7 +20,9 @@ impl Evidence {
     pub fn of(log: &EventLog) -> DigestTable {
         let mut plain: BTreeMap<String, Option<Vec<Digest>>> = BTreeMap::new();
         let mut images: BTreeMap<String, Option<Vec<Digest>>> = BTreeMap::new();
-        let note = |table: &mut BTreeMap<String, Option<Vec<Digest>>>, path: &str, event: &Event| {
+        let note = |table: &mut BTreeMap<String, Option<Vec<Digest>>>,
+                    path: &str,
+                    event: &Event| {
             let digests: Vec<Digest> = event.known_digests().collect();
             let known = table.entry(Spelled::parse(path).path()).or_insert(Some(digests.clone()));
             if known.as_ref() != Some(&digests) {
@@ -36,10 +38,10 @@ impl Evidence {
                 note(&mut images, KERNEL, event);
             } else if let Some(path) = image_file(event) {
                 note(&mut images, &path, event);
-            } else if let (Some(path), Some(kernel)) = (image(event), &grub_kernel) {
-                if path.is_memory() {
-                    note(&mut images, kernel, event);
-                }
+            } else if let (Some(path), Some(kernel)) = (image(event), &grub_kernel)
+                && path.is_memory()
+            {
+                note(&mut images, kernel, event);
             }
             match event.data() {
                 EventData::GrubFile { path } => note(&mut plain, path.as_str(), event),

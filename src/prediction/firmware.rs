@@ -4,6 +4,7 @@
 use super::plan::{Planned, pcr};
 use super::tally::Unpredictable;
 use crate::artifact::efivar::PolicyVariables;
+use crate::artifact::qemu_kernel::{MachineType, QemuMachine};
 use crate::measurement::{Event, EventData, EventLog, EventType, PcrBank};
 
 /// What changes about the machine and its firmware.
@@ -34,7 +35,8 @@ pub(super) fn open(log: &EventLog, machine: &Machine) -> Vec<Unpredictable> {
         add(1, "configuration tables", "another firmware");
         add(2, "drivers", "another firmware may start other drivers");
     }
-    let what = match (machine.memory, machine.processors) {
+    let memory = machine.memory.filter(|memory| !is_memory_of_base(log, *memory));
+    let what = match (memory, machine.processors) {
         (None, None) => return open,
         (Some(_), None) => "another amount of memory",
         (None, Some(_)) => "another number of processors",
@@ -48,6 +50,23 @@ pub(super) fn open(log: &EventLog, machine: &Machine) -> Vec<Unpredictable> {
     open
 }
 
+/// Bytes below the end of low memory in which EDK II places the first images that it loads, less
+/// what it keeps for itself there: about 40 MiB.
+const TOP: u64 = 64 << 20;
+
+/// Whether the boot that ran had this much memory, in MiB, as far as that decides where images lie:
+/// the firmware loads the first ones right below the end of low memory.
+fn is_memory_of_base(log: &EventLog, memory: u64) -> bool {
+    let Some(memory) = memory.checked_mul(1 << 20) else { return false };
+    let end = QemuMachine { kind: MachineType::Q35, memory }.low_memory();
+    let images = log.events().iter().filter_map(|event| match event.data() {
+        EventData::Image { location, length, .. } if event.pcr == 4 => location.checked_add(length),
+        _ => None,
+    });
+    let highest = images.max();
+    highest.is_some_and(|highest| highest <= end && end - highest <= TOP)
+}
+
 /// Year and month of the EDK II release that the firmware calls itself after: `2025.02-8+deb13u1`,
 /// `edk2-20250221-8.fc42`.
 pub(super) fn edk2_release(log: &EventLog) -> Option<(u32, u32)> {
@@ -57,8 +76,7 @@ pub(super) fn edk2_release(log: &EventLog) -> Option<(u32, u32)> {
     });
     let version = versions.next()?;
     let start = version.find("20")?;
-    let digits: String =
-        version.get(start..)?.chars().filter(|c| *c != '.').take(6).collect();
+    let digits: String = version.get(start..)?.chars().filter(|c| *c != '.').take(6).collect();
     let (year, month) = digits.split_at_checked(4)?;
     let (year, month) = (year.parse().ok()?, month.parse().ok()?);
     ((2000..2100).contains(&year) && (1..=12).contains(&month)).then_some((year, month))

@@ -199,11 +199,7 @@ fn block(
 
 /// The kernel's image as often as the boot that ran measured it, and the kernel's own words as far
 /// as it had them: both depend on shim, GRUB and Secure Boot, not on the kernel.
-fn kernel(
-    boot: &Boot,
-    artifacts: &Artifacts<'_>,
-    events: &[(&Event, PcrIndex)],
-) -> Vec<Planned> {
+fn kernel(boot: &Boot, artifacts: &Artifacts<'_>, events: &[(&Event, PcrIndex)]) -> Vec<Planned> {
     let mut planned = Vec::new();
     for (event, event_pcr) in events {
         let data = event.data();
@@ -249,9 +245,8 @@ pub(super) fn files_of_log(
             EventData::GrubFile { path } => {
                 let path = path_of(path.as_str());
                 if let Some(known) = given(artifacts, &path) {
-                    let differs = known
-                        .as_ref()
-                        .is_ok_and(|digests| !super::plan::agrees(event, digests));
+                    let differs =
+                        known.as_ref().is_ok_and(|digests| !super::plan::agrees(event, digests));
                     if differs && is_script(&path) {
                         changed_script = Some(path.clone());
                     }
@@ -282,17 +277,18 @@ pub(super) fn files_of_log(
                         .into_iter()
                         .find(|volume| artifacts.is_given(*volume, path));
                     if let Some(volume) = volume {
-                        new = Planned { what: new.what, ..artifacts.image_measurement(volume, path) };
+                        new =
+                            Planned { what: new.what, ..artifacts.image_measurement(volume, path) };
                     }
                 }
             }
             _ => {}
         }
-        if let Some(script) = &changed_script {
-            if matches!(event_pcr.get(), 4 | 8 | 9) {
-                let why = format!("{script} changes, and that of the boot that ran is not at hand");
-                new = Planned { digests: Err(why), ..new };
-            }
+        if let Some(script) = &changed_script
+            && matches!(event_pcr.get(), 4 | 8 | 9)
+        {
+            let why = format!("{script} changes, and that of the boot that ran is not at hand");
+            new = Planned { digests: Err(why), ..new };
         }
         planned.push(new);
     }
@@ -301,9 +297,8 @@ pub(super) fn files_of_log(
 
 /// The digests of a file that was given, on whichever volume.
 fn given(artifacts: &Artifacts<'_>, path: &str) -> Option<Result<Vec<Digest>, String>> {
-    let volume = [Volume::Boot, Volume::Esp]
-        .into_iter()
-        .find(|volume| artifacts.is_given(*volume, path))?;
+    let volume =
+        [Volume::Boot, Volume::Esp].into_iter().find(|volume| artifacts.is_given(*volume, path))?;
     Some(artifacts.plain(volume, path).map(|known| known.digests))
 }
 

@@ -65,9 +65,8 @@ impl<'a> Partial<'a> {
             return Ok(Some(known.clone()));
         }
         let name = path.rsplit('/').next().unwrap_or_default();
-        let is_kernel = ["vmlinuz", "initrd", "initramfs", "linux"]
-            .iter()
-            .any(|start| name.starts_with(start));
+        let is_kernel =
+            ["vmlinuz", "initrd", "initramfs", "linux"].iter().any(|start| name.starts_with(start));
         let was_there = match self.kernels.filter(|_| is_kernel) {
             Some(kernels) => kernels.find(volume, path)?.is_some(),
             None => self.is_listed_module(volume, path)?,

@@ -33,7 +33,8 @@ impl Planned {
     /// The account of this measurement in the place of `old`.
     pub(super) fn against(self, old: Option<&Event>) -> Account {
         let Self { pcr, what, digests, source } = self;
-        let before: Vec<Digest> = old.map(|event| event.known_digests().collect()).unwrap_or_default();
+        let before: Vec<Digest> =
+            old.map(|event| event.known_digests().collect()).unwrap_or_default();
         let fate = match (old, &digests) {
             (None, _) => Fate::New,
             (Some(event), Ok(after)) if agrees(event, after) => match source {
@@ -114,16 +115,22 @@ fn pair(old: &[(&Event, PcrIndex)], new: &[Planned]) -> Vec<Option<usize>> {
                 let found = olds.clone().position(|(_, event)| is_alike(event, planned));
                 if let Some(skipped) = found {
                     let partner = olds.nth(skipped).map(|(index, _)| *index);
-                    partners.get_mut(*index).map(|slot| *slot = partner);
+                    set(&mut partners, *index, partner);
                 }
             }
             if let (Some((partner, _)), Some((index, _))) = (old.get(to_old), new.get(to_new)) {
-                partners.get_mut(*index).map(|slot| *slot = Some(*partner));
+                set(&mut partners, *index, Some(*partner));
             }
             (from_old, from_new) = (to_old + 1, to_new + 1);
         }
     }
     partners
+}
+
+fn set(partners: &mut [Option<usize>], index: usize, partner: Option<usize>) {
+    if let Some(slot) = partners.get_mut(index) {
+        *slot = partner;
+    }
 }
 
 /// Whether a measurement is the successor of an event: its first word is the same.
@@ -132,7 +139,11 @@ fn is_alike(event: &Event, planned: &Planned) -> bool {
         let mut words = text.split(' ');
         let first = words.next().unwrap_or_default().to_owned();
         // `GRUB ran linux`, `GRUB read`: the command tells them apart, its arguments do not.
-        if first == "GRUB" { words.take(2).fold(first, |all, word| all + " " + word) } else { first }
+        if first == "GRUB" {
+            words.take(2).fold(first, |all, word| all + " " + word)
+        } else {
+            first
+        }
     };
     kind(&event.data().to_string()) == kind(&planned.what)
 }

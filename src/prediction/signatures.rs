@@ -17,7 +17,8 @@ pub(super) fn signatures(source: &dyn Source) -> Vec<Vec<u8>> {
     let Some(table) = table(source) else { return Vec::new() };
     let mut found = Vec::new();
     let mut rest = table.as_slice();
-    while let (Some((header, _)), true) = (rest.split_first_chunk::<8>(), found.len() < MAX_SIGNATURES)
+    while let (Some((header, _)), true) =
+        (rest.split_first_chunk::<8>(), found.len() < MAX_SIGNATURES)
     {
         let [l0, l1, l2, l3, _, _, t0, t1] = *header;
         let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;

@@ -50,8 +50,8 @@ pub(super) fn plan(
     };
     let mut pending: Vec<Pending<'_>> = vec![image.image()];
     pending.extend(boot.events().map_err(failed)?);
-    let measured =
-        Pending::measure(&pending, artifacts.banks()).map_err(|error| format!("{path}: {error}"))?;
+    let measured = Pending::measure(&pending, artifacts.banks())
+        .map_err(|error| format!("{path}: {error}"))?;
     let planned = measured.into_iter().map(|measured| Planned {
         pcr: measured.pcr,
         what: measured.words,
@@ -120,7 +120,9 @@ impl Sidecars {
             let path = format!("{folder}/{name}");
             match artifacts.files().find(volume, &path).map_err(|error| error.to_string())? {
                 Some(Found::Bytes(source)) => files.push((name, source)),
-                Some(Found::Digests(_)) => return Err(format!("only the digest of {path} is known")),
+                Some(Found::Digests(_)) => {
+                    return Err(format!("only the digest of {path} is known"));
+                }
                 // A folder.
                 None => {}
             }

@@ -87,7 +87,10 @@ pub(super) struct Menu {
 
 impl Menu {
     /// Reads the menu as systemd-boot does.
-    pub(super) fn read(artifacts: &Artifacts<'_>, chosen: &LoaderVariables) -> Result<Self, String> {
+    pub(super) fn read(
+        artifacts: &Artifacts<'_>,
+        chosen: &LoaderVariables,
+    ) -> Result<Self, String> {
         let mut entries = Vec::new();
         for volume in [Volume::Esp, Volume::Boot] {
             read_type1(artifacts, volume, &mut entries)?;
@@ -370,8 +373,7 @@ fn compare_versions(a: Option<&str>, b: Option<&str>) -> Ordering {
             // A number sorts after a letter.
             let order = (!of_a.is_empty()).cmp(&!of_b.is_empty());
             let (of_a, of_b) = (of_a.trim_start_matches('0'), of_b.trim_start_matches('0'));
-            let order =
-                order.then(of_a.len().cmp(&of_b.len())).then_with(|| of_a.cmp(of_b));
+            let order = order.then(of_a.len().cmp(&of_b.len())).then_with(|| of_a.cmp(of_b));
             if order.is_ne() {
                 return order;
             }
@@ -427,8 +429,18 @@ mod tests {
     #[test]
     fn versions_sort_as_in_systemd() {
         let ascending = [
-            "122.1", "123~rc1-1", "123", "123-a", "123-a.1", "123-1", "123-1.1", "123^post1",
-            "123.a-1", "123.1-1", "123a-1", "124-1",
+            "122.1",
+            "123~rc1-1",
+            "123",
+            "123-a",
+            "123-a.1",
+            "123-1",
+            "123-1.1",
+            "123^post1",
+            "123.a-1",
+            "123.1-1",
+            "123a-1",
+            "124-1",
         ];
         for pair in ascending.windows(2) {
             let [a, b] = pair else { continue };

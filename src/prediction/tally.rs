@@ -52,12 +52,15 @@ pub(super) fn tally(
         let told = banks.values().any(|values| values.get(pcr).is_some());
         if !told && open.iter().all(|unpredictable| unpredictable.pcr != pcr) {
             let of_pcr = events.iter().filter(|account| account.pcr == pcr);
-            let mut lacking = of_pcr.filter(|account| account.fate != Fate::Gone).filter(|account| {
-                let known = account.new.as_ref().is_ok_and(|new| {
-                    log.banks().iter().any(|bank| new.iter().any(|digest| digest.bank() == *bank))
+            let mut lacking =
+                of_pcr.filter(|account| account.fate != Fate::Gone).filter(|account| {
+                    let known = account.new.as_ref().is_ok_and(|new| {
+                        log.banks()
+                            .iter()
+                            .any(|bank| new.iter().any(|digest| digest.bank() == *bank))
+                    });
+                    !known
                 });
-                !known
-            });
             let event = lacking.next().map(|account| account.what.clone()).unwrap_or_default();
             let why = "its digest is not known in any bank of the log".to_owned();
             open.push(Unpredictable { pcr, event, why });

@@ -129,17 +129,18 @@ impl Plan<'_> {
         let carried = Planned::carried(event, pcr);
         let replaced = |name: &str| self.own.iter().any(|section| section.name == name);
         let data = event.data();
-        if data.has_tag(Tag::LoadOptions) {
-            if let Some(whole) = &self.cmdline.whole {
-                let digests = whole.clone();
-                let digests =
-                    digests.map(|text| hashed(self.artifacts.banks(), &utf16_with_nul(&text)));
-                return Planned { digests, source: Some("command line".to_owned()), ..carried };
-            }
+        if data.has_tag(Tag::LoadOptions)
+            && let Some(whole) = &self.cmdline.whole
+        {
+            let digests = whole.clone();
+            let digests =
+                digests.map(|text| hashed(self.artifacts.banks(), &utf16_with_nul(&text)));
+            return Planned { digests, source: Some("command line".to_owned()), ..carried };
         }
         let is_inner = image(event).is_some_and(|path| path.has_vendor(Guid::STUB_PAYLOAD));
         let is_initrd = data.has_tag(Tag::LinuxInitrd);
-        if is_inner && replaced(".linux") || is_initrd && (replaced(".initrd") || replaced(".osrel"))
+        if is_inner && replaced(".linux")
+            || is_initrd && (replaced(".initrd") || replaced(".osrel"))
         {
             let why = "the stub makes it of sections that were named one by one".to_owned();
             return Planned { digests: Err(why), source: Some(self.path.to_owned()), ..carried };
@@ -195,7 +196,9 @@ impl Addons {
     fn learn(&mut self, events: &[(&Event, PcrIndex)]) {
         let mut logged = events.iter().skip(1).filter(|(event, _)| image_file(event).is_some());
         let mut texts = events.iter().filter_map(|(event, _)| match event.data() {
-            EventData::KernelCommandLine { cmdline } if event.pcr == 12 && event.data_is_measured() => {
+            EventData::KernelCommandLine { cmdline }
+                if event.pcr == 12 && event.data_is_measured() =>
+            {
                 Some(cmdline.as_str().to_owned())
             }
             _ => None,
@@ -250,7 +253,12 @@ struct Cmdline {
 }
 
 impl Cmdline {
-    fn of(events: &[(&Event, PcrIndex)], own: Option<&NamedSection>, said: Option<&str>, addons: &Addons) -> Self {
+    fn of(
+        events: &[(&Event, PcrIndex)],
+        own: Option<&NamedSection>,
+        said: Option<&str>,
+        addons: &Addons,
+    ) -> Self {
         let section = own.map(|section| section.bytes.clone());
         let own = own.map(|section| stub_text(&section.bytes));
         if addons.texts.is_empty() {
@@ -275,12 +283,17 @@ impl Cmdline {
         }
         match (own, text, said) {
             (Some(own), Some(text), _) => {
-                let parts: Vec<String> = [own, text.clone()].into_iter().filter(|part| !part.is_empty()).collect();
+                let parts: Vec<String> =
+                    [own, text.clone()].into_iter().filter(|part| !part.is_empty()).collect();
                 Self { section, addons: Some(Ok(text)), whole: Some(Ok(parts.join(" "))) }
             }
             (Some(own), None, Some(said)) => {
                 let text = said.strip_prefix(&own).unwrap_or_default().trim_start_matches(' ');
-                Self { section, addons: Some(Ok(text.to_owned())), whole: Some(Ok(said.to_owned())) }
+                Self {
+                    section,
+                    addons: Some(Ok(text.to_owned())),
+                    whole: Some(Ok(said.to_owned())),
+                }
             }
             (_, Some(text), _) => Self {
                 section,
@@ -302,7 +315,8 @@ fn is_logged(events: &[(&Event, PcrIndex)], text: &str) -> bool {
 
 /// The longest start of `text`, up to a space, that is the content of the logged `.cmdline`.
 fn proven_start(events: &[(&Event, PcrIndex)], text: &str) -> Option<String> {
-    let mut of_section = events.iter().filter(|(event, _)| section(event).as_deref() == Some(".cmdline"));
+    let mut of_section =
+        events.iter().filter(|(event, _)| section(event).as_deref() == Some(".cmdline"));
     let (content, _) = of_section.nth(1)?;
     let ends = text.match_indices(' ').map(|(at, _)| at).chain([text.len()]);
     let mut ends: Vec<usize> = ends.collect();

@@ -95,7 +95,8 @@ pub fn gather(global: &Global, args: &Predict) -> Result<Gathered, Error> {
             gathered.base_files.push(open_tree(volume, path)?);
         }
     }
-    let trees = [(Volume::Esp, &args.esp, &args.base_esp), (Volume::Boot, &args.boot, &args.base_boot)];
+    let trees =
+        [(Volume::Esp, &args.esp, &args.base_esp), (Volume::Boot, &args.boot, &args.base_boot)];
     for (volume, path, base) in trees {
         // What is not said to change stays.
         if let Some(path) = path.as_ref().or(base.as_ref()) {
@@ -146,7 +147,9 @@ impl Gathered {
             self.sections.push(NamedSection { image, name, bytes });
             return Ok(());
         }
-        if self.set_variable(path, Path::new(file))? || self.set_partitions(path, Path::new(file))? {
+        if self.set_variable(path, Path::new(file))?
+            || self.set_partitions(path, Path::new(file))?
+        {
             return Ok(());
         }
         let named = match file.strip_prefix('@') {
@@ -304,7 +307,9 @@ fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {
     let refused = |cause: String| Error::Artifact { path: path.to_owned(), cause };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| refused(error.to_string()))?;
-    file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(|error| refused(error.to_string()))?;
+    file.take(limit as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| refused(error.to_string()))?;
     if bytes.len() > limit {
         return Err(refused(format!("more than {limit} bytes")));
     }

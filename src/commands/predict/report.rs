@@ -84,7 +84,12 @@ fn entry_text(out: &mut String, entry: &EntryPrediction, banks: &[PcrBank], deta
     for account in shown {
         count += 1;
         let fate = account.fate;
-        let _ = writeln!(out, "  PCR {:<3}{fate:<13}{}", account.pcr.get(), printable(&account.what, 200));
+        let _ = writeln!(
+            out,
+            "  PCR {:<3}{fate:<13}{}",
+            account.pcr.get(),
+            printable(&account.what, 200)
+        );
         let short = |digests: &[Digest]| {
             let digest = digests.iter().find(|digest| is_wanted(digest.bank(), banks))?;
             Some(digest.to_string().chars().take(DIGEST_SHOWN).collect::<String>())
@@ -106,7 +111,11 @@ fn entry_text(out: &mut String, entry: &EntryPrediction, banks: &[PcrBank], deta
     }
     for unpredictable in &entry.unpredictable {
         let (pcr, event) = (unpredictable.pcr, printable(&unpredictable.event, 200));
-        let _ = writeln!(out, "  PCR {pcr} cannot be told: {event}: {}", printable(&unpredictable.why, 400));
+        let _ = writeln!(
+            out,
+            "  PCR {pcr} cannot be told: {event}: {}",
+            printable(&unpredictable.why, 400)
+        );
     }
     for (bank, values) in entry.pcrs.iter().filter(|(bank, _)| is_wanted(**bank, banks)) {
         for (pcr, value) in values.iter() {
