@@ -110,8 +110,9 @@ impl PcrBank {
             for part in parts {
                 hasher.update(part);
             }
-            for (to, from) in out.iter_mut().zip(hasher.finalize()) {
-                *to = from;
+            let digest = hasher.finalize();
+            if let Some(out) = out.get_mut(..digest.len()) {
+                out.copy_from_slice(&digest);
             }
         }
         let mut digest = Digest::zero(self);
