@@ -63,7 +63,7 @@ pub enum Command {
     /// Tell the measured boot as a story
     Eventlog(Eventlog),
     /// Tell the PCR values of the next boot, entry by entry, before it happens
-    Predict(Predict),
+    Predict(Box<Predict>),
     /// Print a completion script
     #[command(hide = true)]
     Generate(Generate),

@@ -13,6 +13,7 @@ mod compose;
 mod direct;
 mod evidence;
 mod firmware;
+mod glob;
 mod grub;
 mod known;
 mod layers;
@@ -26,6 +27,7 @@ mod systemd_boot;
 mod tally;
 mod type1;
 mod uki;
+mod versions;
 
 pub use account::{Account, Fate};
 pub use compose::{NotReproduced, predict, uki_path};
