@@ -70,7 +70,7 @@ fn ubuntu_boots_its_first_entry_and_records_a_failure_in_advance() {
 #[test]
 fn ubuntu_names_its_entries_and_boots_the_next_one_once() {
     let files = ubuntu("next_entry=1>1\n");
-    let names = with(&files, |boot, facts| entries(boot, facts)).unwrap();
+    let names = with(&files, entries).unwrap();
     let titles: Vec<String> = names.iter().map(|name| name.title_path()).collect();
     assert_eq!(
         titles,
@@ -110,7 +110,7 @@ fn rocky(grubenv: &str) -> MemoryFiles {
 #[test]
 fn boot_loader_entries_come_newest_first() {
     let files = rocky("kernelopts=root=UUID=1 ro crashkernel=auto \nboot_success=0\n");
-    let names = with(&files, |boot, facts| entries(boot, facts)).unwrap();
+    let names = with(&files, entries).unwrap();
     let ids: Vec<String> = names.iter().map(|name| name.id_path()).collect();
     assert_eq!(
         ids,

@@ -40,11 +40,6 @@ impl MemoryFiles {
         self.digests.insert((volume, path.to_owned()), known);
     }
 
-    pub fn remove(&mut self, volume: Volume, path: &str) {
-        self.bytes.remove(&(volume, path.to_owned()));
-        self.digests.remove(&(volume, path.to_owned()));
-    }
-
     pub fn text(&self, volume: Volume, path: &str) -> String {
         String::from_utf8(self.bytes[&(volume, path.to_owned())].clone()).unwrap()
     }

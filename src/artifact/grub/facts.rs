@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::files::{BootFiles, FileRef};
+use super::image::Image;
 use crate::artifact::{FilesError, Volume};
+use crate::measurement::Digest;
 
 /// The answer to a question that the walk could not answer from files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub struct Facts {
     /// Device names, without parentheses, of the file systems at hand.
     pub(super) devices: BTreeMap<String, Volume>,
     pub(super) answers: BTreeMap<String, Answer>,
+    /// GRUB's image, and its digests when it told what is in `answers`.
+    pub(super) image: Option<(FileRef, Vec<Digest>)>,
     /// Whether a question without an answer has the ordinary one: only where nothing is measured.
     pub(super) ordinary: bool,
 }
@@ -74,6 +78,7 @@ impl Facts {
             root: Some(device.to_owned()),
             devices: devices.map(|(name, volume)| (name.to_owned(), volume)).into(),
             answers: BTreeMap::new(),
+            image: None,
             ordinary: true,
         }
     }
@@ -88,8 +93,13 @@ impl Facts {
         &self.config
     }
 
-    /// Forgets what the GRUB image told, which another image need not tell: the modules in it.
-    pub fn forget_image(&mut self) {
-        self.answers.retain(|question, _| !question.starts_with("module "));
+    /// What the image at hand is: its modules where its bytes are there, and whether it is the one
+    /// that the answers come from.
+    pub(super) fn image(&self, files: &BootFiles) -> Result<(Option<Image>, bool), FilesError> {
+        let Some((file, known)) = &self.image else { return Ok((None, true)) };
+        let now = files.digests.digests(std::slice::from_ref(file))?.unwrap_or_default();
+        let same = now.iter().any(|digest| known.contains(digest));
+        let image = files.image_bytes(file)?.and_then(|bytes| Image::parse(&bytes));
+        Ok((image, same))
     }
 }

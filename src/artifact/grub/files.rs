@@ -135,12 +135,26 @@ impl BootFiles<'_> {
 
     /// All bytes of a small file; `None` where there is none.
     pub(super) fn bytes(&self, file: &FileRef) -> Result<Option<Vec<u8>>, FilesError> {
+        self.bytes_up_to(file, Self::MAX_LEN)
+    }
+
+    /// All bytes of GRUB's image; `None` where they are not at hand.
+    pub(super) fn image_bytes(&self, file: &FileRef) -> Result<Option<Vec<u8>>, FilesError> {
+        match self.files.find(file.volume, &file.path)? {
+            Some(Found::Bytes(_)) => self.bytes_up_to(file, super::image::MAX_LEN),
+            _ => Ok(None),
+        }
+    }
+
+    fn bytes_up_to(&self, file: &FileRef, limit: u64) -> Result<Option<Vec<u8>>, FilesError> {
         let refuse =
             |cause: &str| Err(FilesError { path: file.path.clone(), cause: cause.to_owned() });
         match self.files.find(file.volume, &file.path)? {
             None => Ok(None),
             Some(Found::Digests(_)) => refuse("only its digest is known"),
-            Some(Found::Bytes(source)) if source.len() > Self::MAX_LEN => refuse("more than 4 MiB"),
+            Some(Found::Bytes(source)) if source.len() > limit => {
+                refuse(&format!("more than {limit} bytes"))
+            }
             Some(Found::Bytes(source)) => {
                 let mut bytes = vec![0; usize::try_from(source.len()).unwrap_or(0)];
                 match source.read_exact_at(0, &mut bytes) {

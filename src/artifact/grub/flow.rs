@@ -30,7 +30,7 @@ impl Machine<'_> {
         {
             self.read_lists(&prefix)?;
         }
-        self.configure(&facts.config, false, !facts.measured)?;
+        self.configure(&facts.config, false)?;
         Err(Stop::Why("the configuration starts nothing".into()))
     }
 
@@ -65,16 +65,9 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Reads and runs a configuration, then shows its menu (`grub_normal_execute`). `opened` tells
-    /// that its reading is measured already.
-    pub(super) fn configure(
-        &mut self,
-        name: &str,
-        batch: bool,
-        unmeasured: bool,
-    ) -> Result<(), Stop> {
-        let file = if unmeasured { self.locate(name)? } else { self.open(name)? };
-        let Some(file) = file else { return Ok(()) };
+    /// Reads and runs a configuration, then shows its menu unless `batch` (`grub_normal_execute`).
+    pub(super) fn configure(&mut self, name: &str, batch: bool) -> Result<(), Stop> {
+        let Some(file) = self.open(name)? else { return Ok(()) };
         let text = self.read_text(&file)?;
         let saved = ["config_file", "config_directory"]
             .map(|name| (name, self.environment.get(name).cloned()));

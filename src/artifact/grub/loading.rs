@@ -2,6 +2,7 @@
 
 use super::environment::Value;
 use super::facts::Answer;
+use super::image::Image;
 use super::machine::{Machine, Stop};
 use super::modules::{Dependencies, commands, terminals};
 
@@ -64,6 +65,11 @@ impl Machine<'_> {
         if !self.answers.contains_key(&question) && self.is_implied(module) {
             return Some(true);
         }
+        if let (Some(image), None) = (&self.image, self.answers.get(&question)) {
+            // Where GRUB refuses modules that are not in its image, as Secure Boot has it, they are
+            // not read either.
+            return Some(image.modules.contains(module) || self.refuses_modules(image));
+        }
         let read_next = self.teacher.as_ref().is_some_and(|teacher| teacher.is_next(path));
         self.ask_whether(&question, !read_next)
     }
@@ -74,6 +80,13 @@ impl Machine<'_> {
         let in_image = self.answers.iter().filter(|(_, answer)| **answer == Answer::Yes);
         let mut names = in_image.filter_map(|(question, _)| question.strip_prefix("module "));
         names.any(|name| list.closure(name).contains(module))
+    }
+
+    /// Whether the last boot did without a module that is on disk and not in the image.
+    fn refuses_modules(&self, image: &Image) -> bool {
+        let unread = self.answers.iter().filter(|(_, answer)| **answer == Answer::Yes);
+        let mut unread = unread.filter_map(|(question, _)| question.strip_prefix("module "));
+        unread.any(|name| !matches!(name, "normal" | "gzio") && !image.modules.contains(name))
     }
 
     fn read_dependencies(&mut self, path: &str) -> Result<(), Stop> {

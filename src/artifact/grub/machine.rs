@@ -7,6 +7,7 @@ use super::bls::BlsEntry;
 use super::environment::{Environment, Value};
 use super::facts::{Answer, Facts};
 use super::files::{BootFiles, FileRef, normal_path};
+use super::image::Image;
 use super::menu::Entry;
 use super::modules::Dependencies;
 use super::outcome::{Boot, EntryName, Unpredictable};
@@ -92,6 +93,8 @@ pub(super) struct Machine<'a> {
     pub(super) boot: BootFiles<'a>,
     pub(super) facts: &'a Facts,
     pub(super) answers: BTreeMap<String, Answer>,
+    /// Modules of the image, where it is at hand.
+    pub(super) image: Option<Image>,
     pub(super) teacher: Option<Teacher<'a>>,
     pub(super) picked: Picked,
     pub(super) environment: Environment,
@@ -140,6 +143,7 @@ impl<'a> Machine<'a> {
             boot,
             facts,
             answers: facts.answers.clone(),
+            image: None,
             teacher: None,
             picked,
             environment,

@@ -11,6 +11,7 @@ pub(super) struct Entry {
     pub(super) arguments: Vec<String>,
     pub(super) body: String,
     pub(super) file: String,
+    /// Where the body starts; 0 for one that no file has, which then starts without `setparams`.
     pub(super) line: usize,
     pub(super) submenu: bool,
 }

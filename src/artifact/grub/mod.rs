@@ -9,6 +9,7 @@
 //!
 //! Modelled are GRUB 2.06 and 2.12 on x86-64 with UEFI, as Debian, Ubuntu and Fedora ship it.
 
+mod asked;
 mod bls;
 mod commands;
 mod condition;
@@ -19,6 +20,7 @@ mod execute;
 mod facts;
 mod files;
 mod flow;
+mod image;
 mod loading;
 mod machine;
 mod menu;

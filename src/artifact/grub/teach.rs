@@ -5,12 +5,13 @@ use std::fmt;
 
 use super::facts::{Answer, Beginning, Facts};
 use super::files::{BootFiles, FileRef, normal_path};
+use super::image::Image;
 use super::machine::{Machine, Picked, Stop};
 use super::outcome::{Boot, Walk};
 use super::walk::finish;
 use crate::artifact::{FilesError, Volume};
 use crate::measurement::text::printable;
-use crate::measurement::{Digest, Event, EventLog, EventType, Tag};
+use crate::measurement::{Digest, Event, EventData, EventLog, EventType, Tag};
 
 /// Most walks that one log is compared with.
 const MAX_WALKS: usize = 400;
@@ -201,6 +202,7 @@ impl Goal<'_> {
             match self.judge(&stop, &teacher, files, &machine) {
                 None => {
                     let mut facts = facts.clone();
+                    facts.image = image(files, self.log).unwrap_or_default();
                     facts.answers = std::mem::take(&mut machine.answers);
                     facts.answers.retain(|question, _| !question.starts_with("menu "));
                     return Ok(Lesson { facts, walk: finish(machine, stop) });
@@ -271,6 +273,29 @@ impl Goal<'_> {
     }
 }
 
+/// GRUB's image among those that the firmware and shim started.
+fn image(files: &BootFiles, log: &EventLog) -> Result<Option<(FileRef, Vec<Digest>)>, FilesError> {
+    let paths = log.events().iter().filter_map(|event| match event.data() {
+        EventData::Image { device_path, .. } => {
+            Some(device_path?.file()?.as_str().replace('\\', "/"))
+        }
+        _ => None,
+    });
+    // Without its bytes, the last one that is there is GRUB's: it starts the kernel from memory.
+    let mut last = None;
+    for path in paths.take(16) {
+        let file = FileRef { volume: Volume::Esp, path: normal_path(&path) };
+        let Some(digests) = files.digests.digests(std::slice::from_ref(&file))? else { continue };
+        let parsed = files.image_bytes(&file)?.and_then(|bytes| Image::parse(&bytes));
+        let found = parsed.is_some();
+        last = Some((file, digests));
+        if found {
+            break;
+        }
+    }
+    Ok(last)
+}
+
 /// Which device is which file system: the one that has most of the files read from it.
 fn devices(
     files: &BootFiles,
@@ -335,6 +360,7 @@ fn facts_of(
         root,
         devices,
         answers: BTreeMap::new(),
+        image: None,
         ordinary: false,
     }
 }

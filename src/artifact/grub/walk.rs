@@ -24,7 +24,7 @@ pub fn walk(files: &BootFiles, facts: &Facts, choice: &Choice) -> Walk {
         Choice::Default => Picked::Default,
         Choice::Entry(positions) => Picked::ByHand(positions.clone()),
     };
-    let mut machine = Machine::new(*files, facts, picked);
+    let mut machine = machine(files, facts, picked);
     let stop = match machine.start() {
         Ok(()) => Stop::Why("GRUB starts nothing".into()),
         Err(stop) => stop,
@@ -50,7 +50,7 @@ fn list(
     positions: &[usize],
     found: &mut Vec<EntryName>,
 ) -> Result<(), Unpredictable> {
-    let mut machine = Machine::new(*files, facts, Picked::Listing(positions.to_vec()));
+    let mut machine = machine(files, facts, Picked::Listing(positions.to_vec()));
     match machine.start() {
         Err(Stop::Menu) => {}
         Err(Stop::Why(why)) if positions.is_empty() => return Err(machine.nothing_told(why)),
@@ -70,6 +70,17 @@ fn list(
         }
     }
     Ok(())
+}
+
+/// A machine that knows the image at hand: what another image taught of its modules is forgotten.
+fn machine<'a>(files: &BootFiles<'a>, facts: &'a Facts, picked: Picked) -> Machine<'a> {
+    let mut machine = Machine::new(*files, facts, picked);
+    let (image, same) = facts.image(files).unwrap_or((None, false));
+    if !same {
+        machine.answers.retain(|question, _| !question.starts_with("module "));
+    }
+    machine.image = image;
+    machine
 }
 
 /// What a walk gave.
