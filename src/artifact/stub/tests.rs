@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::artifact::Measured;
 use crate::artifact::sample::{Memory, image};
@@ -234,4 +236,28 @@ fn the_folder_of_sidecars_has_no_boot_counter() {
     assert_eq!(extra_folder("/EFI/Linux/a+3.efi", 252), "/EFI/Linux/a+3.efi.extra.d");
     assert_eq!(extra_folder("/EFI/Linux/a+b.efi", 257), "/EFI/Linux/a+b.efi.extra.d");
     assert_eq!(extra_folder("/EFI/Linux/a+3-.efi", 257), "/EFI/Linux/a+3-.efi.extra.d");
+}
+
+proptest! {
+    /// Whatever stands in the headers, the events are told or refused, and cover no more than a few
+    /// times what the file has.
+    #[test]
+    fn any_damage_is_bounded(edits in prop::collection::vec((0_usize..0x800, any::<u8>()), 0..10)) {
+        let profile: &[u8] = b"ID=x";
+        let Memory(mut bytes) =
+            uki(257, &[(".cmdline", b"quiet"), (".initrd", &[1; 999]), (".profile", profile)]);
+        edits.into_iter().for_each(|(at, value)| bytes[at] = value);
+        let file = Memory(bytes);
+        if let Ok(image) = Uki::open(&file)
+            && let Ok(events) = boot(&image, "").events()
+        {
+            let len = |event: &Pending<'_>| match &event.content {
+                Content::Recipe(recipe) => recipe.len(),
+                Content::Digests(_) => 0,
+            };
+            let zeros = 14 << 20;
+            prop_assert!(events.iter().map(len).sum::<u64>() <= 4 * (file.len() + zeros));
+            prop_assert!(Pending::measure(&events, &[BANK]).is_ok());
+        }
+    }
 }
