@@ -17,6 +17,7 @@ mod glob;
 mod grub;
 mod known;
 mod layers;
+mod menu;
 mod partial;
 mod plan;
 mod rederive;
