@@ -90,7 +90,7 @@ pub enum Command {
     /// Say what changed since the boot that was sealed to, or between two logs
     Explain(Explain),
     /// Tell the PCR values of the next boot, entry by entry, before it happens
-    Predict(Predict),
+    Predict(Box<Predict>),
     /// Print a completion script
     #[command(hide = true)]
     Generate(Generate),

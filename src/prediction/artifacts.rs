@@ -62,6 +62,12 @@ impl<'a> Artifacts<'a> {
         !matches!(self.files.find(volume, path), Ok(None))
     }
 
+    /// Whether the log has the Authenticode digest of a file, and no other.
+    pub(super) fn is_known_as_image(&self, volume: Volume, path: &str) -> bool {
+        let logged = self.evidence.get(volume, path);
+        logged.is_some_and(|known| known.plain.is_empty() && !known.authenticode.is_empty())
+    }
+
     /// The digests of a file's bytes, or why they are not known.
     pub(super) fn plain(&self, volume: Volume, path: &str) -> Answer {
         let key = (volume, path.to_owned());

@@ -6,17 +6,15 @@ use std::fmt;
 use super::account::Account;
 use super::anatomy::{Anatomy, image_file, is_direct_kernel};
 use super::artifacts::Artifacts;
-use super::boot_entry::{EntryFile, Starts};
 use super::evidence::Evidence;
 use super::layers::{DigestTable, Layers};
 use super::partial::Partial;
 use super::plan::{Planned, align, pcr};
 use super::rederive::Rederived;
 use super::stub::{self, Start};
-use super::systemd_boot::{Kind, Menu, MenuEntry};
 use super::tally::{Unpredictable, tally};
 use super::uki::{self, Said};
-use super::{Base, EntryPrediction, Next, Prediction, authority, direct, firmware, grub, type1};
+use super::{Base, EntryPrediction, Next, Prediction, authority, direct, firmware, grub};
 use crate::artifact::efivar::{PolicyVariables, is_policy_event};
 use crate::artifact::grub::Written;
 use crate::artifact::{Files, Volume};
@@ -38,7 +36,7 @@ pub(super) struct EntryPlan {
 }
 
 impl EntryPlan {
-    fn new(id: String, default: bool, block: Vec<Planned>) -> Self {
+    pub(super) fn new(id: String, default: bool, block: Vec<Planned>) -> Self {
         Self { id, title: None, aliases: Vec::new(), default, block, open: Vec::new() }
     }
 }
@@ -107,13 +105,14 @@ pub fn uki_path(log: &EventLog) -> Option<String> {
     image_file(first)
 }
 
-struct Composer<'a> {
-    base: &'a Base<'a>,
-    next: &'a Next<'a>,
-    anatomy: Anatomy,
-    artifacts: Artifacts<'a>,
+/// One boot that is being put together.
+pub(super) struct Composer<'a> {
+    pub(super) base: &'a Base<'a>,
+    pub(super) next: &'a Next<'a>,
+    pub(super) anatomy: Anatomy,
+    pub(super) artifacts: Artifacts<'a>,
     base_artifacts: Option<Artifacts<'a>>,
-    evidence: &'a DigestTable,
+    pub(super) evidence: &'a DigestTable,
     /// The files of the boot to come, whichever of the two is derived here.
     to_come: &'a dyn Files,
 }
@@ -327,7 +326,7 @@ impl<'a> Composer<'a> {
     }
 
     /// The unified kernel image that ran. systemd-boot names entries after files, in lower case.
-    fn uki_of_log(&self, by_firmware: bool) -> EntryPlan {
+    pub(super) fn uki_of_log(&self, by_firmware: bool) -> EntryPlan {
         let events = self.entry_events();
         let Some(path) = events.first().and_then(image_file) else { return self.as_before() };
         let (block, open) = self.uki(Volume::Esp, &path, None);
@@ -339,7 +338,7 @@ impl<'a> Composer<'a> {
     }
 
     /// What a unified kernel image measures: by its bytes, or by what is known without them.
-    fn uki(
+    pub(super) fn uki(
         &self,
         volume: Volume,
         path: &str,
@@ -373,154 +372,16 @@ impl<'a> Composer<'a> {
         }
     }
 
-    fn entry_events(&self) -> &[Event] {
+    pub(super) fn entry_events(&self) -> &[Event] {
         self.base.log.events().get(self.anatomy.entry.clone()).unwrap_or_default()
     }
 
     /// The entry that ran, without any knowledge of it.
-    fn as_before(&self) -> EntryPlan {
+    pub(super) fn as_before(&self) -> EntryPlan {
         let events = self.entry_events().iter().filter_map(extending);
         let block = events.map(|(event, pcr)| Planned::carried(event, pcr)).collect();
         EntryPlan::new("base".to_owned(), true, block)
     }
-
-    fn systemd_boot(&self) -> (Vec<EntryPlan>, Vec<Unpredictable>) {
-        let menu = match Menu::read(&self.artifacts, &self.next.loader) {
-            Ok(menu) => menu,
-            Err(why) => {
-                let open = [4, 9, 12].map(|number| Unpredictable {
-                    pcr: pcr(number),
-                    event: "boot entries".to_owned(),
-                    why: why.clone(),
-                });
-                return (vec![self.as_before()], open.to_vec());
-            }
-        };
-        let plans: Vec<EntryPlan> = menu
-            .entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| self.can_start(entry))
-            .map(|(index, entry)| {
-                let (block, open) = self.menu_entry(entry);
-                let plan = EntryPlan::new(entry.id.clone(), menu.default == Some(index), block);
-                EntryPlan { open, ..plan }
-            })
-            .collect();
-        match self.anatomy.path {
-            _ if !plans.is_empty() => (plans, Vec::new()),
-            BootPath::SystemdBootUki => (vec![self.uki_of_log(false)], Vec::new()),
-            _ => (vec![self.entry_of_log()], Vec::new()),
-        }
-    }
-
-    /// systemd-boot shows no entry whose kernel is not there.
-    fn can_start(&self, entry: &MenuEntry) -> bool {
-        let Kind::Type1(EntryFile { starts: Some(starts), .. }) = &entry.kind else { return true };
-        let (Starts::Linux(path) | Starts::Efi(path)) = starts;
-        self.artifacts.is_given(entry.volume, path) || !self.tree().is_whole(entry.volume)
-    }
-
-    /// The files, and what must lie beside them.
-    fn tree(&self) -> Partial<'_> {
-        Partial::new(self.artifacts.files(), self.next.trees, self.evidence, None)
-    }
-
-    fn menu_entry(&self, entry: &MenuEntry) -> (Vec<Planned>, Vec<Unpredictable>) {
-        match &entry.kind {
-            Kind::Type1(file) => {
-                let (Some(Starts::Linux(path)) | Some(Starts::Efi(path))) = &file.starts else {
-                    return (Vec::new(), Vec::new());
-                };
-                let from = format!("/loader/entries/{}", entry.id);
-                if !stub::is_uki(&self.artifacts, entry.volume, path) {
-                    let planned = type1::plan(&self.artifacts, entry.volume, file, Some(&from));
-                    return (planned, Vec::new());
-                }
-                let options = file.load_options();
-                let (planned, open) = self.uki(entry.volume, path, options.as_deref());
-                let passed = options.map(|options| self.passed(&options, &from));
-                (passed.into_iter().chain(planned).collect(), open)
-            }
-            Kind::Uki { path, profile: 0 } => self.uki(entry.volume, path, None),
-            Kind::Uki { path, profile } => {
-                let options = format!("@{profile}");
-                let (planned, open) = self.uki(entry.volume, path, Some(&options));
-                let mut whole = vec![self.passed(&options, path)];
-                whole.extend(planned);
-                (whole, open)
-            }
-            Kind::Unread(path) => {
-                let why = "only its digest is known, not its text".to_owned();
-                let open = [4, 9, 12].map(|number| Unpredictable {
-                    pcr: pcr(number),
-                    event: format!("entry {path}"),
-                    why: why.clone(),
-                });
-                (Vec::new(), open.to_vec())
-            }
-        }
-    }
-
-    /// What systemd-boot measures of the options that it passes.
-    fn passed(&self, options: &str, from: &str) -> Planned {
-        Planned {
-            pcr: pcr(12),
-            what: format!("command line {options}"),
-            digests: Ok(type1::hashed(self.artifacts.banks(), &type1::utf16_with_nul(options))),
-            source: Some(from.to_owned()),
-        }
-    }
-
-    /// The entry that ran, as the log tells it: kernel by its device path, initrds and options by
-    /// the command line in PCR 12.
-    fn entry_of_log(&self) -> EntryPlan {
-        let events = self.entry_events();
-        let kernel = events.first().and_then(image_file);
-        let options = events.iter().find_map(|event| match event.data() {
-            EventData::KernelCommandLine { cmdline }
-                if event.pcr == 12 && event.data_is_measured() =>
-            {
-                Some(cmdline.as_str().to_owned())
-            }
-            _ => None,
-        });
-        let (Some(kernel), Some(options)) = (kernel, options) else { return self.as_before() };
-        let options = match &self.next.cmdline {
-            Some(new) => with_initrds_of(&options, new),
-            None => options,
-        };
-        let (initrds, rest) = split_initrds(&options);
-        let entry = EntryFile {
-            starts: Some(Starts::Linux(kernel.clone())),
-            initrds: initrds.iter().map(|path| path.replace('\\', "/")).collect(),
-            options: (!rest.is_empty()).then(|| rest.to_owned()),
-            ..EntryFile::default()
-        };
-        let block = type1::plan(&self.artifacts, Volume::Esp, &entry, None);
-        EntryPlan::new(kernel.trim_start_matches('/').to_owned(), true, block)
-    }
-}
-
-/// The `initrd=` words that systemd-boot puts first, and the rest.
-fn split_initrds(options: &str) -> (Vec<&str>, &str) {
-    let (mut initrds, mut rest) = (Vec::new(), options);
-    while let Some(after) = rest.strip_prefix("initrd=") {
-        let (path, after) = after.split_once(' ').unwrap_or((after, ""));
-        initrds.push(path);
-        rest = after;
-    }
-    (initrds, rest)
-}
-
-/// A new command line after the initrds of the old one, unless it names its own.
-fn with_initrds_of(old: &str, new: &str) -> String {
-    if new.starts_with("initrd=") {
-        return new.to_owned();
-    }
-    let (initrds, _) = split_initrds(old);
-    let words = initrds.iter().map(|path| format!("initrd={path}")).chain([new.to_owned()]);
-    words.collect::<Vec<_>>().join(" ")
 }
 
 fn extending(event: &Event) -> Option<(&Event, PcrIndex)> {

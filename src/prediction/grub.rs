@@ -36,6 +36,11 @@ impl FileDigests for Digests<'_> {
                 return Ok(None);
             }
         }
+        if parts.len() == 1 && self.artifacts.is_known_as_image(first.volume, &first.path) {
+            // Of what the firmware started, the log has no other digest to compare with.
+            let image = self.artifacts.image(first.volume, &first.path);
+            return Ok(Some(image.map(|known| known.digests).unwrap_or_default()));
+        }
         let paths: Vec<String> = parts.iter().map(|part| part.path.clone()).collect();
         // A digest that is not known is no error: the bank is missing.
         let joined = self.artifacts.joined(first.volume, &paths, Joint::Aligned);
