@@ -35,7 +35,7 @@ pub use compose::{NotReproduced, predict, uki_path};
 pub use evidence::Evidence;
 pub use firmware::Machine;
 pub use known::KnownFiles;
-pub use layers::{DigestTable, Layers, NoFiles};
+pub use layers::{DigestTable, Filled, Layers, NoFiles};
 pub use spelled::Spelled;
 pub use systemd_boot::LoaderVariables;
 pub use tally::{PREDICTED_PCRS, Unpredictable};

@@ -1,8 +1,11 @@
 //! File trees on top of each other, and files of which only digests are known.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 
 use super::spelled::Spelled;
+use crate::artifact::hashing::{Recipe, digest};
 use crate::artifact::{Files, FilesError, Found, KnownDigests, Source, Volume};
 
 /// No files at all.
@@ -44,6 +47,50 @@ impl Files for Layers<'_> {
             Volume::Boot => names.dedup(),
         }
         Ok(names)
+    }
+}
+
+/// Files that may be known by digests alone, given their bytes where a tree has the very same.
+pub struct Filled<'a> {
+    files: &'a dyn Files,
+    bytes: &'a dyn Files,
+    same: RefCell<BTreeMap<(Volume, String), bool>>,
+}
+
+impl<'a> Filled<'a> {
+    /// `files`, with the bytes that `bytes` has of them.
+    pub fn new(files: &'a dyn Files, bytes: &'a dyn Files) -> Self {
+        Self { files, bytes, same: RefCell::default() }
+    }
+
+    /// Whether the bytes are those that the digests are of.
+    fn is_same(&self, key: (Volume, String), known: &KnownDigests, source: &dyn Source) -> bool {
+        let [first, ..] = known.plain.as_slice() else { return false };
+        if known.size.is_some_and(|size| size != source.len()) {
+            return false;
+        }
+        let compare = || {
+            let rows = digest(&[Recipe::whole(source)], &[first.bank()]);
+            rows.is_ok_and(|rows| rows.iter().flatten().eq([first]))
+        };
+        *self.same.borrow_mut().entry(key).or_insert_with(compare)
+    }
+}
+
+impl Files for Filled<'_> {
+    fn find(&self, volume: Volume, path: &str) -> Result<Option<Found>, FilesError> {
+        let found = self.files.find(volume, path)?;
+        if let Some(Found::Digests(known)) = &found
+            && let Some(Found::Bytes(source)) = self.bytes.find(volume, path)?
+            && self.is_same((volume, path.to_owned()), known, source.as_ref())
+        {
+            return Ok(Some(Found::Bytes(source)));
+        }
+        Ok(found)
+    }
+
+    fn names(&self, volume: Volume, folder: &str) -> Result<Vec<String>, FilesError> {
+        self.files.names(volume, folder)
     }
 }
 

@@ -14,7 +14,7 @@ use vmseal::boot::BootLogs;
 use vmseal::files::{FileSource, Folder, Image, Named, NamedFile, running};
 use vmseal::measurement::UserspaceLog;
 use vmseal::prediction::{
-    Base, KnownFiles, Layers, LoaderVariables, Machine, NamedSection, Next, Spelled, uki_path,
+    Base, Filled, KnownFiles, Layers, LoaderVariables, Machine, NamedSection, Next, Spelled, uki_path,
 };
 
 use crate::cli::{Global, Predict};
@@ -38,12 +38,12 @@ impl Gathered {
     /// Hands both boots to `use_them`.
     pub fn with_inputs<T>(&self, use_them: impl FnOnce(&Base<'_>, &Next<'_>) -> T) -> T {
         let base_files = Layers(self.base_files.iter().map(AsRef::as_ref).collect());
-        let mut layers: Vec<&dyn Files> = vec![&self.named];
-        layers.extend(self.next_files.iter().map(AsRef::as_ref));
-        // Bytes tell more than digests do.
-        layers.push(&self.listed);
-        let next_files = Layers(layers);
         let trees = Layers(self.next_files.iter().map(AsRef::as_ref).collect());
+        // Bytes tell more than digests do.
+        let bytes = Layers(vec![&trees, &base_files]);
+        let named = Filled::new(&self.named, &bytes);
+        let listed = Filled::new(&self.listed, &base_files);
+        let next_files = Layers(vec![&named, &trees, &listed]);
         let base = Base {
             log: &self.logs.firmware,
             early: self.early.as_ref(),
