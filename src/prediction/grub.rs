@@ -70,6 +70,8 @@ pub(super) fn facts(
         Err(_) if !is_measured && base.is_none() => {
             Facts::without_tpm(&files).map_err(|error| error.to_string())
         }
+        // The script that ran is not there; the one to come may have much in common with it.
+        Err(_) if base.is_none() => grub::follow(&files, log).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -65,8 +65,9 @@ impl<'a> Partial<'a> {
             return Ok(Some(known.clone()));
         }
         let name = path.rsplit('/').next().unwrap_or_default();
+        let starts = ["vmlinuz", "initrd", "initramfs", "linux"];
         let is_kernel =
-            ["vmlinuz", "initrd", "initramfs", "linux"].iter().any(|start| name.starts_with(start));
+            starts.iter().any(|start| name.starts_with(start)) && !name.ends_with(".mod");
         let was_there = match self.kernels.filter(|_| is_kernel) {
             Some(kernels) => kernels.find(volume, path)?.is_some(),
             None => self.is_listed_module(volume, path)?,

@@ -139,7 +139,8 @@ impl Machine<'_> {
             None => String::new(),
         };
         let default = position(menu, &spec).filter(|chosen| *chosen < menu.len()).unwrap_or(0);
-        let Some(teacher) = &self.teacher else { return Ok((default, false)) };
+        let teacher = self.teacher.as_ref().filter(|teacher| teacher.following.is_none());
+        let Some(teacher) = teacher else { return Ok((default, false)) };
         // The boot that teaches may have been another entry's, chosen by hand.
         let mut candidates: Vec<usize> = (0..menu.len()).collect();
         candidates.sort_by_key(|index| {

@@ -1,5 +1,7 @@
 //! What GRUB loads by itself: modules, their lists, catalogs of translations.
 
+use std::collections::BTreeMap;
+
 use super::environment::Value;
 use super::facts::Answer;
 use super::image::Image;
@@ -69,6 +71,16 @@ impl Machine<'_> {
             // Where GRUB refuses modules that are not in its image, as Secure Boot has it, they are
             // not read either.
             return Some(image.modules.contains(module) || self.refuses_modules(image));
+        }
+        if let Some(teacher) = &self.teacher {
+            // Whenever it was read: that happens once, and never to a module of the image.
+            let was_read = teacher.has_read(path);
+            let none = BTreeMap::new();
+            if was_read || teacher.did_without(module, self.commands.as_ref().unwrap_or(&none)) {
+                let answer = if was_read { Answer::No } else { Answer::Yes };
+                self.answers.insert(question, answer);
+                return Some(!was_read);
+            }
         }
         let read_next = self.teacher.as_ref().is_some_and(|teacher| teacher.is_next(path));
         self.ask_whether(&question, !read_next)

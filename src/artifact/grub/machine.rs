@@ -257,6 +257,9 @@ impl<'a> Machine<'a> {
         }
         let first = candidates.first().cloned()?;
         if let Some(teacher) = &mut self.teacher {
+            if !teacher.may_answer() {
+                return None;
+            }
             teacher.asked(question, candidates);
         } else if !self.facts.ordinary {
             return None;
@@ -272,12 +275,22 @@ impl<'a> Machine<'a> {
         Some(self.ask(question, candidates.into())? == Answer::Yes)
     }
 
+    /// Whether what only the machine can tell was a success.
+    fn outcome(&mut self, question: &str) -> Option<bool> {
+        if let Some(following) =
+            self.teacher.as_mut().and_then(|teacher| teacher.following.as_mut())
+        {
+            return Some(following.outcome(question));
+        }
+        self.ask_whether(question, true)
+    }
+
     /// Whether a status is success.
     pub(super) fn succeeded(&mut self, status: &Status) -> Result<bool, Stop> {
         match status {
             Status::Ok => Ok(true),
             Status::False | Status::Error => Ok(false),
-            Status::Open(question) => self.ask_whether(question, true).ok_or_else(|| {
+            Status::Open(question) => self.outcome(question).ok_or_else(|| {
                 Stop::Why(format!("nothing tells whether this succeeds: {question}"))
             }),
         }

@@ -5,11 +5,12 @@ use std::fmt;
 
 use super::facts::{Answer, Beginning, Facts};
 use super::files::{BootFiles, FileRef, normal_path};
+use super::follow::Following;
 use super::image::Image;
 use super::machine::{Machine, Picked, Stop};
 use super::outcome::{Boot, Walk};
 use super::walk::finish;
-use crate::artifact::{FilesError, Volume};
+use crate::artifact::{FilesError, Found, Volume};
 use crate::measurement::text::printable;
 use crate::measurement::{Digest, Event, EventData, EventLog, EventType, Tag};
 
@@ -21,15 +22,15 @@ const MAX_CONFIGS: usize = 8;
 /// One event of GRUB in a log.
 #[derive(Debug, Clone)]
 pub(super) struct Expected {
-    pcr: u8,
-    label: String,
+    pub(super) pcr: u8,
+    pub(super) label: String,
     digests: Vec<Digest>,
     words: String,
     number: usize,
 }
 
 impl Expected {
-    fn of(event: &Event) -> Option<Self> {
+    pub(super) fn of(event: &Event) -> Option<Self> {
         let ours = matches!(event.pcr, 8 | 9) && event.event_type == EventType::Ipl;
         let raw = event.raw.strip_suffix(&[0]).unwrap_or(&event.raw);
         ours.then(|| Self {
@@ -41,7 +42,7 @@ impl Expected {
         })
     }
 
-    fn file(&self) -> Option<&str> {
+    pub(super) fn file(&self) -> Option<&str> {
         (self.pcr == 9).then_some(self.label.as_str())
     }
 }
@@ -49,14 +50,20 @@ impl Expected {
 /// The log that a walk is compared with while it goes.
 #[derive(Debug, Clone)]
 pub(super) struct Teacher<'a> {
-    expected: &'a [Expected],
-    at: usize,
-    questions: Vec<(String, Vec<Answer>)>,
+    pub(super) expected: &'a [Expected],
+    pub(super) at: usize,
+    pub(super) questions: Vec<(String, Vec<Answer>)>,
+    /// Where the walk is another boot's than the log's.
+    pub(super) following: Option<Following>,
 }
 
 impl Teacher<'_> {
     /// Whether the next event of the log is this one; then it is passed.
     pub(super) fn agrees(&mut self, pcr: u64, label: &str, digests: &[Digest]) -> bool {
+        if self.following.is_some() {
+            self.follow(pcr, label);
+            return true;
+        }
         let Some(next) = self.expected.get(self.at) else { return false };
         let same_bank = |digest: &&Digest| next.digests.iter().any(|d| d.bank() == digest.bank());
         let mut common = digests.iter().filter(same_bank).peekable();
@@ -193,7 +200,7 @@ impl Goal<'_> {
                 machine.answers.extend(candidates.first().map(|a| (question.clone(), a.clone())));
             }
             machine.teacher =
-                Some(Teacher { expected: self.expected, at: 0, questions: Vec::new() });
+                Some(Teacher { expected: self.expected, at: 0, questions: vec![], following: None });
             let stop = match machine.start() {
                 Ok(()) => Stop::Why("GRUB starts nothing".into()),
                 Err(stop) => stop,
@@ -274,7 +281,10 @@ impl Goal<'_> {
 }
 
 /// GRUB's image among those that the firmware and shim started.
-fn image(files: &BootFiles, log: &EventLog) -> Result<Option<(FileRef, Vec<Digest>)>, FilesError> {
+pub(super) fn image(
+    files: &BootFiles,
+    log: &EventLog,
+) -> Result<Option<(FileRef, Vec<Digest>)>, FilesError> {
     let paths = log.events().iter().filter_map(|event| match event.data() {
         EventData::Image { device_path, .. } => {
             Some(device_path?.file()?.as_str().replace('\\', "/"))
@@ -296,24 +306,28 @@ fn image(files: &BootFiles, log: &EventLog) -> Result<Option<(FileRef, Vec<Diges
     Ok(last)
 }
 
-/// Which device is which file system: the one that has most of the files read from it.
-fn devices(
+/// Which device is which file system: the one that has most of the files read from it, or, where
+/// they changed, files in their places.
+pub(super) fn devices(
     files: &BootFiles,
     expected: &[Expected],
 ) -> Result<BTreeMap<String, Volume>, FilesError> {
-    let mut scores: BTreeMap<String, [usize; 2]> = BTreeMap::new();
+    let mut scores: BTreeMap<String, [(usize, usize); 2]> = BTreeMap::new();
     let volumes = [Volume::Boot, Volume::Esp];
     for event in expected {
         let Some((device, path)) = event.file().and_then(split_device) else { continue };
         let score = scores.entry(device.to_owned()).or_default();
         for (volume, score) in volumes.into_iter().zip(score) {
             let file = FileRef { volume, path: normal_path(path) };
+            let is_there = matches!(files.files.find(volume, &file.path)?, Some(Found::Bytes(_)));
             let digests = files.digests.digests(&[file])?.unwrap_or_default();
-            *score += usize::from(digests.iter().any(|digest| event.digests.contains(digest)));
+            let is_same = digests.iter().any(|digest| event.digests.contains(digest));
+            score.0 += usize::from(is_same);
+            score.1 += usize::from(is_there);
         }
     }
-    let best = |[boot, esp]: [usize; 2]| match (boot, esp) {
-        (0, 0) => None,
+    let best = |[boot, esp]: [(usize, usize); 2]| match (boot, esp) {
+        ((0, 0), (0, 0)) => None,
         _ if boot >= esp => Some(Volume::Boot),
         _ => Some(Volume::Esp),
     };
@@ -325,7 +339,7 @@ fn split_device(name: &str) -> Option<(&str, &str)> {
 }
 
 /// What the events before the configuration at `index` say.
-fn facts_of(
+pub(super) fn facts_of(
     expected: &[Expected],
     index: usize,
     config: String,
