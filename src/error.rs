@@ -7,7 +7,9 @@ use crate::boot::{Mismatch, Unapproved};
 use crate::coverage::Uncovered;
 use crate::exit::Exit;
 use crate::luks::{LuksError, PinMismatch, PinsError, Unpinnable};
+use crate::measurement::text::printable;
 use crate::measurement::{EventLogError, PcrBank, PcrError, PcrIndex, UserspaceLogError};
+use crate::prediction::NotReproduced;
 use crate::token::TokenError;
 use crate::tpm::{Lockout, TpmError};
 
@@ -181,6 +183,32 @@ pub enum Error {
     },
     /// Eight boots are approved already.
     RecordFull,
+    /// A file of the boot to come, or of the boot that ran, that was named and cannot be used.
+    Artifact {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// `--set` without an equals sign, or for something that cannot be set.
+    BadSet {
+        /// What was given.
+        set: String,
+    },
+    /// The files of the boot that ran are not those that its log tells of.
+    BaseNotReproduced(NotReproduced),
+    /// Not a version of QEMU.
+    BadQemu {
+        /// What was given.
+        found: String,
+    },
+    /// No boot entry is called so.
+    NoSuchEntry {
+        /// What was asked for.
+        wanted: String,
+        /// The entries that there are.
+        there: Vec<String>,
+    },
     /// The record was written by a later version.
     RecordNewer {
         /// Its token.
@@ -206,7 +234,7 @@ impl Error {
             Self::Unapproved { .. } => Exit::NoSignature,
             Self::PinNeeded { .. } | Self::WrongPin { .. } => Exit::Pin,
             Self::PcrMismatch { .. } | Self::LogDisagrees { .. } => Exit::PcrMismatch,
-            Self::Pcrs(_) => Exit::Usage,
+            Self::Pcrs(_) | Self::BadSet { .. } | Self::BadQemu { .. } | Self::NoSuchEntry { .. } => Exit::Usage,
             Self::Luks(_)
             | Self::Pins(_)
             | Self::Unpinnable(_)
@@ -222,6 +250,8 @@ impl Error {
             | Self::NoPassphrase { .. }
             | Self::SignatureFile { .. }
             | Self::AuthorityKey { .. }
+            | Self::Artifact { .. }
+            | Self::BaseNotReproduced(_)
             | Self::RecordFull
             | Self::RecordNewer { .. } => Exit::Refused,
         }
@@ -322,6 +352,19 @@ impl fmt::Display for Error {
             Self::NoRandomness { cause } => write!(f, "no random bytes: {cause}"),
             Self::NotShown { cause } => {
                 write!(f, "the recovery key was taken back, it could not be shown: {cause}")
+            }
+            Self::Artifact { path, cause } => write!(f, "{}: {cause}", path.display()),
+            Self::BadSet { set } => {
+                write!(f, "--set {}: expected PATH=FILE", printable(set, 200))
+            }
+            Self::BaseNotReproduced(error) => error.fmt(f),
+            Self::BadQemu { found } => {
+                write!(f, "--qemu {}: expected a version such as 10.0", printable(found, 60))
+            }
+            Self::NoSuchEntry { wanted, there } => {
+                let there: Vec<String> = there.iter().map(|id| printable(id, 120)).collect();
+                let wanted = printable(wanted, 120);
+                write!(f, "no boot entry is called {wanted}; there are: {}", there.join(", "))
             }
             Self::RecordFull => f.write_str("eight boots are approved already"),
             Self::RecordNewer { token } => {

@@ -15,6 +15,8 @@
 //! |---|---|---|
 //! | [`measurement`] | what was measured: banks, PCRs, event logs, replay | yes |
 //! | [`artifact`] | what will be measured: files, variables, partition tables | yes |
+//! | [`prediction`] | the boot to come, from the boot that ran and what changed | yes |
+//! | [`files`] | boot files in folders and images: what `artifact` reads | |
 //! | [`coverage`] | which PCRs bind firmware, loader, kernel, initrd and command line | yes |
 //! | [`policy`] | what must hold for a release, and its digest | yes |
 //! | [`token`] | LUKS2 tokens as JSON, and the types they stand for | yes |
@@ -46,9 +48,11 @@ pub mod enroll;
 pub mod error;
 pub mod exit;
 pub mod ffi;
+pub mod files;
 pub mod luks;
 pub mod measurement;
 pub mod policy;
+pub mod prediction;
 pub mod recovery;
 pub mod secret;
 pub mod token;

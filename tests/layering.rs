@@ -16,6 +16,7 @@ const RULES: &[(&[&str], &[&str])] = &[
 const PURE: &[&str] = &[
     "src/measurement/",
     "src/artifact/",
+    "src/prediction",
     "src/coverage",
     "src/policy/",
     "src/token/",

@@ -75,7 +75,7 @@ impl BootLogs {
     /// # Errors
     /// [`Error::LogLacksBank`].
     pub fn seal_point(&self, bank: PcrBank) -> Result<SealPoint, Error> {
-        let early = self.userspace.as_ref().map(|log| log.filtered(is_before_seal_point));
+        let early = self.early();
         let mut values = replay(&self.firmware, early.as_ref())
             .remove(&bank)
             .ok_or(Error::LogLacksBank { bank })?;
@@ -86,6 +86,11 @@ impl BootLogs {
         }
         events.remove(&PcrIndex::LATCH);
         Ok(SealPoint { values, events })
+    }
+
+    /// What systemd's log has from before the seal point.
+    pub fn early(&self) -> Option<UserspaceLog> {
+        self.userspace.as_ref().map(|log| log.filtered(is_before_seal_point))
     }
 
     /// What extended the PCRs before the seal point, in order, with a description in words.

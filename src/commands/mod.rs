@@ -5,6 +5,7 @@ mod eventlog;
 mod generate;
 mod hint;
 mod inputs;
+mod predict;
 mod revoke;
 mod status;
 mod terminal;
@@ -28,6 +29,7 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Status(args) => status::run(&cli.global, args, talk),
         Command::Revoke(args) => revoke::run(args, talk),
         Command::Eventlog(args) => eventlog::run(&cli.global, args, talk),
+        Command::Predict(args) => predict::run(&cli.global, args, talk),
         Command::Generate(args) => generate::run(args),
     };
     match done {

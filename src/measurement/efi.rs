@@ -1,6 +1,7 @@
 //! UEFI structures inside events: GUIDs, device paths, load options, partition tables.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
@@ -8,7 +9,7 @@ use super::reader::Reader;
 use super::text::LogText;
 
 /// A GUID, shown the way UEFI tools write it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Guid([u8; 16]);
 
 impl Guid {
@@ -61,6 +62,34 @@ impl fmt::Display for Guid {
         write!(f, "{a:08x}-{b:04x}-{c:04x}-{d0:02x}{d1:02x}-{}", hex::encode(rest))
     }
 }
+
+impl FromStr for Guid {
+    type Err = GuidError;
+
+    fn from_str(text: &str) -> Result<Self, GuidError> {
+        let bytes = text.as_bytes();
+        let dashes = [8, 13, 18, 23].iter().all(|at| bytes.get(*at) == Some(&b'-'));
+        let digits =
+            hex::decode(text.replace('-', "")).ok().filter(|_| dashes && bytes.len() == 36);
+        let fields =
+            digits.and_then(|digits| <[u8; 16]>::try_from(digits).ok()).ok_or(GuidError)?;
+        let [a0, a1, a2, a3, b0, b1, c0, c1, rest @ ..] = fields;
+        let a = u32::from_be_bytes([a0, a1, a2, a3]);
+        Ok(Self::from_fields(a, u16::from_be_bytes([b0, b1]), u16::from_be_bytes([c0, c1]), rest))
+    }
+}
+
+/// A text that is no GUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuidError;
+
+impl fmt::Display for GuidError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a GUID")
+    }
+}
+
+impl std::error::Error for GuidError {}
 
 impl fmt::Debug for Guid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

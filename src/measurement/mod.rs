@@ -7,7 +7,7 @@ pub mod efi;
 pub mod event;
 pub mod eventlog;
 pub mod pcr;
-mod reader;
+pub(crate) mod reader;
 pub mod replay;
 pub mod text;
 pub mod userspace;

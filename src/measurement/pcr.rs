@@ -47,6 +47,16 @@ impl std::error::Error for PcrError {}
 impl PcrIndex {
     /// How many PCRs a PC client TPM has.
     pub const COUNT: u8 = 24;
+    /// Images that the firmware starts (systemd's `TPM2_PCR_BOOT_LOADER_CODE`).
+    pub const BOOT_LOADER_CODE: Self = Self(4);
+    /// Command line and initrd, as the kernel's EFI stub measures them (`TPM2_PCR_KERNEL_INITRD`).
+    pub const KERNEL_INITRD: Self = Self(9);
+    /// Sections of a unified kernel image (`TPM2_PCR_KERNEL_BOOT`).
+    pub const KERNEL_BOOT: Self = Self(11);
+    /// What systemd-stub and systemd-boot add from outside (`TPM2_PCR_KERNEL_CONFIG`).
+    pub const KERNEL_CONFIG: Self = Self(12);
+    /// System extensions for the initrd (`TPM2_PCR_SYSEXTS`).
+    pub const SYSEXTS: Self = Self(13);
     /// The PCR of the latch, zero until a boot's volumes are handled.
     pub const LATCH: Self = Self(15);
 

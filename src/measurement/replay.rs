@@ -40,7 +40,7 @@ fn replay_bank(log: &EventLog, userspace: Option<&UserspaceLog>, bank: PcrBank) 
 }
 
 /// The value of PCR 0 before its first event. Only records before that event count.
-fn pcr0_start(events: &[Event], bank: PcrBank) -> Digest {
+pub(crate) fn pcr0_start(events: &[Event], bank: PcrBank) -> Digest {
     let mut locality = 0;
     for event in events {
         if event.extends() && event.pcr == 0 {

@@ -1,0 +1,276 @@
+//! What is known of the boot that ran and of the one to come.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use vmseal::Error;
+use vmseal::artifact::efivar::{PolicyVariable, PolicyVariables, VariableError};
+use vmseal::artifact::gpt::gpt_event_data;
+use vmseal::artifact::variable_store::VariableStore;
+use vmseal::artifact::variable_update::{Update, Write};
+use vmseal::artifact::{Files, Volume};
+use vmseal::boot::BootLogs;
+use vmseal::files::{FileSource, Folder, Named, NamedFile};
+use vmseal::measurement::UserspaceLog;
+use vmseal::prediction::{
+    Base, KnownFiles, Layers, LoaderVariables, Machine, NamedSection, Next, Spelled, uki_path,
+};
+
+use crate::cli::{Global, Predict};
+use crate::commands::inputs;
+
+/// Everything that was named or found.
+pub struct Gathered {
+    logs: BootLogs,
+    early: Option<UserspaceLog>,
+    base_files: Vec<Box<dyn Files>>,
+    next_files: Vec<Box<dyn Files>>,
+    named: Named,
+    listed: Named,
+    cmdline: Option<String>,
+    sections: Vec<NamedSection>,
+    machine: Machine,
+}
+
+impl Gathered {
+    /// Hands both boots to `use_them`.
+    pub fn with_inputs<T>(&self, use_them: impl FnOnce(&Base<'_>, &Next<'_>) -> T) -> T {
+        let base_files = Layers(self.base_files.iter().map(AsRef::as_ref).collect());
+        let mut layers: Vec<&dyn Files> = vec![&self.named];
+        layers.extend(self.next_files.iter().map(AsRef::as_ref));
+        // Bytes tell more than digests do.
+        layers.push(&self.listed);
+        let next_files = Layers(layers);
+        let trees = Layers(self.next_files.iter().map(AsRef::as_ref).collect());
+        let base = Base {
+            log: &self.logs.firmware,
+            early: self.early.as_ref(),
+            files: (!self.base_files.is_empty()).then_some(&base_files as &dyn Files),
+        };
+        let next = Next {
+            files: &next_files,
+            trees: &trees,
+            cmdline: self.cmdline.clone(),
+            loader: LoaderVariables::default(),
+            sections: self.sections.clone(),
+            machine: self.machine.clone(),
+        };
+        use_them(&base, &next)
+    }
+
+    /// The paths of `--set` that no entry reads.
+    pub fn unused(&self) -> impl Iterator<Item = String> {
+        self.named.unused().map(Spelled::path)
+    }
+}
+
+/// Reads the logs and opens the files.
+pub fn gather(global: &Global, args: &Predict) -> Result<Gathered, Error> {
+    let log = args.base_log.as_deref().or(global.eventlog.as_deref());
+    let logs = inputs::boot_logs(log, args.userspace_log.as_deref())?;
+    let early = logs.early();
+    let mut gathered = Gathered {
+        logs,
+        early,
+        base_files: Vec::new(),
+        next_files: Vec::new(),
+        named: Named::default(),
+        listed: Named::default(),
+        cmdline: args.cmdline.as_deref().map(text_or_file).transpose()?,
+        sections: Vec::new(),
+        machine: Machine {
+            firmware: args.firmware.is_some(),
+            memory: args.mem,
+            processors: args.smp,
+            qemu: args.qemu.as_deref().map(qemu_version).transpose()?,
+            policy: None,
+            partitions: None,
+        },
+    };
+    for (volume, path) in [(Volume::Esp, &args.base_esp), (Volume::Boot, &args.base_boot)] {
+        if let Some(path) = path {
+            gathered.base_files.push(open_tree(volume, path)?);
+        }
+    }
+    let trees = [(Volume::Esp, &args.esp, &args.base_esp), (Volume::Boot, &args.boot, &args.base_boot)];
+    for (volume, path, base) in trees {
+        // What is not said to change stays.
+        if let Some(path) = path.as_ref().or(base.as_ref()) {
+            gathered.next_files.push(open_tree(volume, path)?);
+        }
+    }
+    if let Some(path) = &args.vars {
+        gathered.set_variables(path)?;
+    }
+    for (name, file) in [("kernel", &args.kernel), ("initrd", &args.initrd)] {
+        if let Some(file) = file {
+            gathered.named.add(Spelled::parse(name), NamedFile::File(file.clone()));
+        }
+    }
+    if let Some(file) = &args.uki {
+        let path = uki_path(&gathered.logs.firmware).ok_or_else(|| Error::Artifact {
+            path: file.clone(),
+            cause: "the boot that ran started no unified kernel image".to_owned(),
+        })?;
+        gathered.named.add(Spelled::parse(&path), NamedFile::File(file.clone()));
+    }
+    for set in &args.set {
+        gathered.set(set)?;
+    }
+    Ok(gathered)
+}
+
+impl Gathered {
+    /// `PATH=FILE`, `PATH=@DIGESTS`, or `@DIGESTS` for every path in it.
+    fn set(&mut self, set: &str) -> Result<(), Error> {
+        if let Some(file) = set.strip_prefix('@') {
+            for (path, known) in known_files(Path::new(file))?.files() {
+                self.listed.add(Spelled::parse(path), NamedFile::Digests(known.clone()));
+            }
+            return Ok(());
+        }
+        let (path, file) = set.split_once('=').ok_or_else(|| Error::BadSet { set: set.into() })?;
+        if path == "cmdline" {
+            self.cmdline = Some(text_or_file(&format!("@{file}"))?);
+            return Ok(());
+        }
+        if let Some((image, section)) = path.split_once('#') {
+            let bytes = read_bounded(Path::new(file), MAX_SECTION)?;
+            let (image, name) = (Spelled::parse(image), section.to_owned());
+            self.sections.push(NamedSection { image, name, bytes });
+            return Ok(());
+        }
+        if self.set_variable(path, Path::new(file))? || self.set_partitions(path, Path::new(file))? {
+            return Ok(());
+        }
+        let named = match file.strip_prefix('@') {
+            Some(file) => {
+                let known = known_files(Path::new(file))?;
+                let digests = known.get(path).map_err(|there| Error::Artifact {
+                    path: file.into(),
+                    cause: format!("no {path} in it: {there}"),
+                })?;
+                NamedFile::Digests(digests.clone())
+            }
+            None => {
+                File::open(file).map_err(|error| Error::Artifact {
+                    path: file.into(),
+                    cause: error.to_string(),
+                })?;
+                NamedFile::File(file.into())
+            }
+        };
+        self.named.add(Spelled::parse(path), named);
+        Ok(())
+    }
+}
+
+/// Variables and partition tables.
+impl Gathered {
+    /// The variables that PCR 7 measures, as they are so far.
+    fn policy(&mut self, path: &Path) -> Result<&mut PolicyVariables, Error> {
+        let log = &self.logs.firmware;
+        let refused =
+            |error: VariableError| Error::Artifact { path: path.into(), cause: error.to_string() };
+        let known = match self.machine.policy.take() {
+            Some(policy) => policy,
+            None => PolicyVariables::from_log(log).map_err(refused)?,
+        };
+        Ok(self.machine.policy.insert(known))
+    }
+
+    /// `--vars`: every variable of Secure Boot as it is in flash.
+    fn set_variables(&mut self, path: &Path) -> Result<(), Error> {
+        let bytes = read_bounded(path, MAX_SECTION)?;
+        let store = VariableStore::parse(&bytes)
+            .map_err(|error| Error::Artifact { path: path.into(), cause: error.to_string() })?;
+        let policy = self.policy(path)?;
+        *policy = store.policy(policy);
+        Ok(())
+    }
+
+    /// `db=FILE` adds to a variable, as updates do; `db:value=FILE` is the whole new value.
+    fn set_variable(&mut self, name: &str, path: &Path) -> Result<bool, Error> {
+        let (name, write) = match name.strip_suffix(":value") {
+            Some(name) => (name, Write::Replace),
+            None => (name, Write::Append),
+        };
+        let Some(variable) = PolicyVariable::from_name(name) else { return Ok(false) };
+        // There is one platform key, which is replaced.
+        let write = if variable == PolicyVariable::Pk { Write::Replace } else { write };
+        let bytes = read_bounded(path, MAX_SECTION)?;
+        let refused =
+            |error: VariableError| Error::Artifact { path: path.into(), cause: error.to_string() };
+        let policy = self.policy(path)?;
+        if variable == PolicyVariable::SecureBoot {
+            let on = matches!(bytes.trim_ascii(), [1] | b"1" | b"on");
+            policy.switch_secure_boot(on).map_err(refused)?;
+            return Ok(true);
+        }
+        let update = Update::parse(&bytes);
+        let new = update.apply(variable, policy.get(variable), write).map_err(refused)?;
+        policy.set(variable, new);
+        Ok(true)
+    }
+
+    /// `gpt=DISK`: the first blocks of the boot disk to come.
+    fn set_partitions(&mut self, name: &str, path: &Path) -> Result<bool, Error> {
+        if name != "gpt" {
+            return Ok(false);
+        }
+        let refused = |cause: String| Error::Artifact { path: path.into(), cause };
+        let disk = FileSource::open(path).map_err(|error| refused(error.to_string()))?;
+        let data = gpt_event_data(&disk).map_err(|error| refused(error.to_string()))?;
+        self.machine.partitions = Some(data);
+        Ok(true)
+    }
+}
+
+/// The version of QEMU that counts: `10.0.13` is 10.0.
+fn qemu_version(text: &str) -> Result<(u32, u32), Error> {
+    let mut numbers = text.split(['.', '-', '+', '~']).map_while(|part| part.parse::<u32>().ok());
+    let bad = || Error::BadQemu { found: text.to_owned() };
+    Ok((numbers.next().ok_or_else(bad)?, numbers.next().unwrap_or(0)))
+}
+
+/// Longest section or variable that is read.
+const MAX_SECTION: usize = 64 << 20;
+
+fn open_tree(volume: Volume, path: &Path) -> Result<Box<dyn Files>, Error> {
+    let refused = |cause: String| Error::Artifact { path: path.to_owned(), cause };
+    let metadata = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?;
+    if metadata.is_dir() {
+        return Ok(Box::new(Folder::new(volume, path)));
+    }
+    Err(refused("not a folder".to_owned()))
+}
+
+fn known_files(path: &Path) -> Result<KnownFiles, Error> {
+    let refused = |cause| Error::Artifact { path: path.to_owned(), cause };
+    let bytes = read_bounded(path, KnownFiles::MAX_LEN)?;
+    KnownFiles::parse(&bytes).map_err(refused)
+}
+
+/// Longest command line that is read; the kernel takes 2048 bytes.
+const MAX_CMDLINE: usize = 64 << 10;
+
+/// `TEXT`, or `@FILE` with the text of a file, without the white space and NUL at its end.
+fn text_or_file(value: &str) -> Result<String, Error> {
+    let Some(file) = value.strip_prefix('@') else { return Ok(value.to_owned()) };
+    let bytes = read_bounded(Path::new(file), MAX_CMDLINE)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|error| Error::Artifact { path: file.into(), cause: error.to_string() })?;
+    Ok(text.trim_end_matches(['\0', '\n', '\r', ' ']).to_owned())
+}
+
+fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {
+    let refused = |cause: String| Error::Artifact { path: path.to_owned(), cause };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| refused(error.to_string()))?;
+    file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(|error| refused(error.to_string()))?;
+    if bytes.len() > limit {
+        return Err(refused(format!("more than {limit} bytes")));
+    }
+    Ok(bytes)
+}

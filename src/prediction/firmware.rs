@@ -1,0 +1,95 @@
+//! What the firmware measures before it starts anything: its own code (PCR 0), the machine (PCR 1),
+//! Secure Boot (PCR 7), the partition table (PCR 5).
+
+use super::plan::{Planned, pcr};
+use super::tally::Unpredictable;
+use crate::artifact::efivar::PolicyVariables;
+use crate::measurement::{Event, EventData, EventLog, EventType, PcrBank};
+
+/// What changes about the machine and its firmware.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Another firmware than that of the boot that ran.
+    pub firmware: bool,
+    /// Another amount of memory, in MiB.
+    pub memory: Option<u64>,
+    /// Another number of processors.
+    pub processors: Option<u32>,
+    /// Version of QEMU, as major and minor.
+    pub qemu: Option<(u32, u32)>,
+    /// Variables of Secure Boot, where they change.
+    pub policy: Option<PolicyVariables>,
+    /// Data of the event of the partition table, where that changes.
+    pub partitions: Option<Vec<u8>>,
+}
+
+/// PCRs that cannot be told because of what changes about the machine.
+pub(super) fn open(log: &EventLog, machine: &Machine) -> Vec<Unpredictable> {
+    let mut open = Vec::new();
+    let mut add = |number: u8, event: &str, why: &str| {
+        open.push(Unpredictable { pcr: pcr(number), event: event.into(), why: why.into() });
+    };
+    if machine.firmware {
+        add(0, "firmware code", "another firmware; its code in memory is known once it has run");
+        add(1, "configuration tables", "another firmware");
+        add(2, "drivers", "another firmware may start other drivers");
+    }
+    let what = match (machine.memory, machine.processors) {
+        (None, None) => return open,
+        (Some(_), None) => "another amount of memory",
+        (None, Some(_)) => "another number of processors",
+        (Some(_), Some(_)) => "another amount of memory and number of processors",
+    };
+    add(1, "configuration tables", what);
+    // Before 2025.02 the volume with the early code holds what depends on both.
+    if edk2_release(log).is_none_or(|release| release < (2025, 2)) {
+        add(0, "firmware code", what);
+    }
+    open
+}
+
+/// Year and month of the EDK II release that the firmware calls itself after: `2025.02-8+deb13u1`,
+/// `edk2-20250221-8.fc42`.
+pub(super) fn edk2_release(log: &EventLog) -> Option<(u32, u32)> {
+    let mut versions = log.events().iter().filter_map(|event| match event.data() {
+        EventData::CrtmVersion { version } if event.pcr == 0 => Some(version.as_str().to_owned()),
+        _ => None,
+    });
+    let version = versions.next()?;
+    let start = version.find("20")?;
+    let digits: String =
+        version.get(start..)?.chars().filter(|c| *c != '.').take(6).collect();
+    let (year, month) = digits.split_at_checked(4)?;
+    let (year, month) = (year.parse().ok()?, month.parse().ok()?);
+    ((2000..2100).contains(&year) && (1..=12).contains(&month)).then_some((year, month))
+}
+
+/// The events of Secure Boot's variables, in place of those of the log.
+pub(super) fn policy(policy: &PolicyVariables, banks: &[PcrBank]) -> Vec<Planned> {
+    let measured = policy.measured(banks).into_iter();
+    measured
+        .map(|measured| Planned {
+            pcr: measured.pcr,
+            what: measured.words,
+            digests: Ok(measured.digests),
+            source: Some("firmware variables".to_owned()),
+        })
+        .collect()
+}
+
+/// The event of a partition table, in place of that of the log.
+pub(super) fn partitions(data: &[u8], banks: &[PcrBank]) -> Planned {
+    let event = Event {
+        number: 0,
+        pcr: 5,
+        event_type: EventType::EfiGptEvent,
+        digests: Vec::new(),
+        raw: data.to_vec(),
+    };
+    Planned {
+        pcr: pcr(5),
+        what: event.data().to_string(),
+        digests: Ok(banks.iter().map(|bank| bank.hash(data)).collect()),
+        source: Some("partition table".to_owned()),
+    }
+}
