@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{Machine, Recording};
+use super::{Foretold, Machine, Recording};
 
 /// A machine and its boot, which is recorded once and serves many predictions.
 pub struct Base {
@@ -24,13 +24,15 @@ impl Base {
         self.recording.get_or_init(|| self.machine().record())
     }
 
-    /// Boots the machine as it will be. The change moves exactly these PCRs, and each PCR is as was
-    /// predicted.
+    /// Predicts what the machine will measure, then boots it. The change moves exactly these PCRs,
+    /// and each PCR is as was predicted.
     #[track_caller]
     pub fn foretells(&self, next: &Machine, moved: &[u8]) -> Recording {
         let base = self.recording();
+        let foretold = Foretold::by(&self.machine(), base, next);
         let measured = next.record();
         assert_eq!(measured.moved(base), moved, "the PCRs that the change moves");
+        foretold.is(&measured);
         measured
     }
 }

@@ -2,7 +2,7 @@
 //! block that chooses.
 
 use super::workshop::{Kernel, NEWER, OLDER, OTHER_INITRD, in_trixie, part, script, text};
-use super::{Base, Machine};
+use super::{Base, Foretold, Machine};
 
 const TREE_12: &str = "backports";
 const TREE_13: &str = "trixie";
@@ -103,6 +103,7 @@ fn grub_with_a_saved_entry() {
 #[test]
 fn grub_with_a_next_entry_and_the_boot_after_it() {
     let next = TPM_MODULE.machine().with_variable("next_entry", &older_entry());
+    let then = Foretold::by(&TPM_MODULE.machine(), TPM_MODULE.recording(), &next).then();
     let measured = TPM_MODULE.foretells(&next, &[4, 8, 9]);
     assert!(measured.command_line.contains(&OLDER.release()));
 
@@ -111,6 +112,7 @@ fn grub_with_a_next_entry_and_the_boot_after_it() {
     std::fs::write(after.path("boot/grub/grubenv"), left).unwrap();
     let measured = TPM_MODULE.foretells(&after, &[9]);
     assert!(measured.command_line.contains(&NEWER.release()));
+    then.is(&measured);
 }
 
 #[test]

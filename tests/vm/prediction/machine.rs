@@ -11,6 +11,7 @@ use crate::guest::Guest;
 use crate::hardware::{Hardware, Start};
 
 const UKI: &str = "esp/EFI/BOOT/BOOTX64.EFI";
+const OLD_FIRMWARE: &str = "2022.11";
 
 /// A machine that is off: what firmware, loader and kernel will find. Its folder holds `esp/` and
 /// maybe `boot/`, or `kernel` and `initrd`, and the firmware's `variables`.
@@ -19,13 +20,14 @@ pub struct Machine {
     firmware: &'static str,
     guarded: bool,
     banks: &'static str,
-    /// In MiB.
-    pub memory: u32,
     /// That of `-append`, for a machine without a disk.
     pub command_line: Option<String>,
 }
 
 impl Machine {
+    /// In MiB.
+    pub const MEMORY: u32 = 512;
+
     /// OVMF 2025.02 as delivered, an empty disk, a TPM with the sha256 bank.
     pub fn new() -> Self {
         let machine = Self {
@@ -33,7 +35,6 @@ impl Machine {
             firmware: "2025.02",
             guarded: false,
             banks: "sha256",
-            memory: 512,
             command_line: None,
         };
         machine.put_variables("vars.fd")
@@ -57,7 +58,7 @@ impl Machine {
 
     /// The same with the firmware of Debian 12.
     pub fn with_old_firmware(mut self) -> Self {
-        self.firmware = "2022.11";
+        self.firmware = OLD_FIRMWARE;
         self.put_variables("vars.fd")
     }
 
@@ -92,6 +93,16 @@ impl Machine {
     /// Writes a text file.
     pub fn write(&self, path: &str, content: &str) {
         fs::write(self.path(path), content).unwrap();
+    }
+
+    /// Whether Secure Boot is on.
+    pub fn is_secure(&self) -> bool {
+        self.guarded
+    }
+
+    /// Whether the firmware measures a kernel with QEMU's changes, the initrd's address among them.
+    pub fn is_kernel_patched(&self) -> bool {
+        self.command_line.is_some() && self.firmware == OLD_FIRMWARE
     }
 
     /// The firmware.
@@ -137,7 +148,7 @@ impl Machine {
             },
         };
         let hardware =
-            Hardware { code: self.code(), guarded: self.guarded, memory: self.memory, start };
+            Hardware { code: self.code(), guarded: self.guarded, memory: Self::MEMORY, start };
         let recording = Recording::of(&Guest::bare(&self.path("variables"), self.banks), &hardware);
         let _ = fs::remove_file(self.path("disk.img"));
         recording

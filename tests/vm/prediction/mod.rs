@@ -10,6 +10,7 @@
 
 mod base;
 mod direct;
+mod foretold;
 mod grub;
 mod machine;
 mod recording;
@@ -19,6 +20,7 @@ mod uki;
 mod workshop;
 
 use base::Base;
+use foretold::Foretold;
 use machine::Machine;
 use recording::Recording;
 
