@@ -6,7 +6,7 @@ CARGO ?= cargo
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 SCRIPTS = $(shell git ls-files | xargs grep -lE '^\#!/bin/(ba)?sh')
 
-.PHONY: help build demo test vm-test check bench install trees trixie clean
+.PHONY: help build demo test vm-test check bench install trees guest-trees trixie clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ test: demo deps-vm trees ## the demo, then every test, mini guests included
 	$(CARGO) test --locked --workspace --doc
 	$(CARGO) test --locked --workspace --lib --bins --tests
 
-vm-test: build deps-vm trixie ## whole measured boots of mini guests only
+vm-test: build deps-vm guest-trees ## whole measured boots of mini guests only
 	$(CARGO) test --locked --package vmseal --test vm
 
 check: deps-build deps-check ## formatting, clippy, licences of dependencies, shellcheck, documentation
@@ -55,11 +55,14 @@ COMPLETION_FOLDERS = bash-completion/completions zsh/site-functions fish/vendor_
 deps-%:
 	tests/env/packages $*
 
-# Debian trees with other versions of systemd; Debian 13's is for the guests too.
+# Debian trees with other versions of systemd; those of Debian 12 and 13 are for the guests too.
 trees: deps-test
 	tests/env/tree backports
 	tests/env/tree trixie
 	tests/env/tree forky
+
+guest-trees: trixie
+	tests/env/tree backports
 
 trixie: deps-test
 	tests/env/tree trixie

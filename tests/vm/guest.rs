@@ -10,6 +10,7 @@ use testkit::run::run_with_input;
 use testkit::{Image, tool};
 
 use crate::console::Console;
+use crate::hardware::{Hardware, add_disk};
 use crate::rig;
 
 /// Boots took 12 to 25 seconds under emulation on two busy cores.
@@ -68,13 +69,19 @@ pub struct Guest {
 impl Guest {
     /// A new machine: a TPM with the sha256 bank, a LUKS2 disk.
     pub fn new() -> Self {
+        let guest = Self::bare(&rig::parts().join("vars.fd"), "sha256");
+        let volume = Image::create(guest.folder.path());
+        fs::rename(volume.path(), guest.volume()).unwrap();
+        guest
+    }
+
+    /// A new machine without a volume: these firmware variables, a TPM with these banks.
+    pub fn bare(variables: &Path, banks: &str) -> Self {
         let folder = TempDir::with_prefix("vmseal-guest-").unwrap();
         let tpm = folder.path().join("tpm");
         fs::create_dir(&tpm).unwrap();
-        tool("swtpm_setup", &["--tpm2", "--tpmstate", text(&tpm), "--pcr-banks", "sha256"]);
-        fs::copy(rig::parts().join("vars.fd"), folder.path().join("vars.fd")).unwrap();
-        let volume = Image::create(folder.path());
-        fs::rename(volume.path(), folder.path().join("volume.img")).unwrap();
+        tool("swtpm_setup", &["--tpm2", "--tpmstate", text(&tpm), "--pcr-banks", banks]);
+        fs::copy(variables, folder.path().join("vars.fd")).unwrap();
         Self { folder }
     }
 
@@ -118,54 +125,30 @@ impl Guest {
         if let Ok(pins) = fs::read(self.file("pins.json")) {
             boot = boot.file(PINS, pins);
         }
+        self.power(&Hardware::approved(boot.disk), accelerator, limit, &boot)
+    }
+
+    /// Boots other hardware than that of `tests/vm/assemble`. The disk of `boot` does not count.
+    pub fn boot_hardware(&self, hardware: &Hardware, boot: &Boot) -> Console<'_> {
+        self.power(hardware, rig::accelerator(), LIMIT, boot)
+    }
+
+    fn power(
+        &self,
+        hardware: &Hardware,
+        accelerator: &[&str],
+        limit: Duration,
+        boot: &Boot,
+    ) -> Console<'_> {
         boot.write(self.folder.path(), &self.file("input.tar"));
         File::create(self.file("output.tar")).unwrap().set_len(8 << 20).unwrap();
         let (swtpm, socket) = self.start_tpm();
-
-        // No QEMU may outlive a test that was killed.
-        let mut qemu = Command::new("setpriv");
-        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args(accelerator).args([
-            "-machine",
-            "q35,smm=off,hpet=off,vmport=off",
-            "-m",
-            "512",
-            "-nodefaults",
-            "-no-reboot",
-            "-display",
-            "none",
-            "-vga",
-            "none",
-            "-nic",
-            "none",
-            "-monitor",
-            "none",
-            "-serial",
-            "stdio",
-            "-device",
-            "virtio-rng-pci",
-            "-tpmdev",
-            "emulator,id=tpm,chardev=tpm",
-            "-device",
-            "tpm-crb,tpmdev=tpm",
-        ]);
-        qemu.arg("-chardev").arg(format!("socket,id=tpm,path={}", text(&socket)));
-        let flash =
-            |file: &Path, more: &str| format!("if=pflash,format=raw,file={}{more}", text(file));
-        qemu.arg("-drive").arg(flash(&rig::parts().join("code.fd"), ",readonly=on"));
-        qemu.arg("-drive").arg(flash(&self.file("vars.fd"), ""));
-        for (serial, file, more) in [
-            ("esp", rig::parts().join(format!("{}.esp", boot.disk)), ",readonly=on"),
-            ("volume", self.volume(), ""),
-            ("input", self.file("input.tar"), ",readonly=on"),
-            ("output", self.file("output.tar"), ""),
-        ] {
-            let file = text(&file);
-            qemu.arg("-drive").arg(format!("if=none,format=raw,id={serial},file={file}{more}"));
-            let order = if serial == "esp" { ",bootindex=0" } else { "" };
-            qemu.arg("-device")
-                .arg(format!("virtio-blk-pci,drive={serial},serial={serial}{order}"));
+        let mut qemu = hardware.qemu(accelerator, &self.file("vars.fd"), &socket);
+        if self.volume().exists() {
+            add_disk(&mut qemu, "volume", &self.volume(), "", "");
         }
-        qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        add_disk(&mut qemu, "input", &self.file("input.tar"), ",readonly=on", "");
+        add_disk(&mut qemu, "output", &self.file("output.tar"), "", "");
         Console::watch(self, qemu.spawn().unwrap(), swtpm, limit)
     }
 

@@ -1,5 +1,6 @@
 //! Whole measured boots of a small guest: OVMF, a unified kernel image, an initramfs that runs what
 //! a test asks for, a LUKS2 disk. A test breaks one thing and awaits what the console says.
+//! Under `prediction`, other loaders boot it, and only its PCRs are read.
 //!
 //! ```text
 //! Boot (script, files) ──▶ Guest (TPM, variables, disks) ── boot ──▶ Console ──▶ exits, says
@@ -11,6 +12,8 @@
 
 mod console;
 mod guest;
+mod hardware;
+mod prediction;
 mod rig;
 
 use std::fs::OpenOptions;

@@ -1,0 +1,48 @@
+//! A signed unified kernel image under Secure Boot.
+
+use super::workshop::{Kernel, NEWER, OLDER, in_trixie, part, text};
+use super::{Base, COMMAND_LINE, Machine};
+
+static BASE: Base = Base::of(|| signed(NEWER));
+
+/// With Debian's test key as the only one in PK, KEK and db.
+fn signed(kernel: Kernel) -> Machine {
+    let machine = Machine::with_uki(kernel, COMMAND_LINE).with_secure_boot("secure-vars.fd");
+    let (key, uki) = (machine.firmware_part("snakeoil.key"), machine.uki());
+    let certificate = machine.firmware_part("snakeoil.pem");
+    in_trixie(&[
+        "sbsign",
+        "--key",
+        text(&key),
+        "--cert",
+        text(&certificate),
+        "--output",
+        text(&uki),
+        text(&uki),
+    ]);
+    machine
+}
+
+#[test]
+fn signed_uki_with_another_kernel() {
+    BASE.foretells(&signed(OLDER), &[4, 9, 11]);
+}
+
+#[test]
+fn one_more_certificate_in_db() {
+    let next = BASE.machine();
+    let (before, after) = (next.firmware_part("secure-vars.fd"), next.path("variables"));
+    // Debian 12's test certificate is another one.
+    let certificate = part("firmware/2022.11/snakeoil.pem");
+    in_trixie(&[
+        "virt-fw-vars",
+        "--input",
+        text(&before),
+        "--output",
+        text(&after),
+        "--add-db",
+        "d0000000-0002-4000-8000-000000000002",
+        text(&certificate),
+    ]);
+    BASE.foretells(&next, &[7]);
+}
