@@ -139,6 +139,43 @@ const DIRECT: &[&str] = &[
     "--cmdline",
     "@NEW/inputs/append",
 ];
+/// The trees to come alone: the script that ran is gone.
+const NEW_TREES: &[&str] =
+    &["--boot", "NEW/inputs/boot", "--esp", "NEW/inputs/esp", "--set", "@NEW/artifacts.json"];
+const NEW_BOOT: &[&str] = &["--boot", "NEW/inputs/boot", "--set", "@NEW/artifacts.json"];
+const NEW_HAND_WRITTEN: &[&str] = &[
+    "--esp",
+    "NEW/esp",
+    "--set",
+    "deb/vmlinuz=@NEW/artifacts.json",
+    "--set",
+    "deb/initrd=@NEW/artifacts.json",
+];
+/// Digests of what is in the trees too: its text is not lost by them.
+const TREES_AND_DIGESTS: &[&str] = &[
+    "--base-boot",
+    "BASE/inputs/boot",
+    "--boot",
+    "NEW/inputs/boot",
+    "--set",
+    "boot/grub/grub.cfg=@NEW/artifacts.json",
+    "--set",
+    "boot/grub/grubenv=@NEW/artifacts.json",
+    "--set",
+    "boot/grub/x86_64-efi/moddep.lst=@NEW/artifacts.json",
+    "--set",
+    "@NEW/artifacts.json",
+];
+const ENTRY_AND_DIGESTS: &[&str] = &[
+    "--esp",
+    "NEW/esp",
+    "--set",
+    "loader/entries/deb.conf=@NEW/artifacts.json",
+    "--set",
+    "loader/loader.conf=@NEW/artifacts.json",
+    "--set",
+    "@NEW/artifacts.json",
+];
 const NEW_QEMU: &str = "direct-qemu10.0.13-ovmf2025.02/base";
 
 const CASES: &[Case] = &[
@@ -165,6 +202,15 @@ const CASES: &[Case] = &[
     ("grub-tpm-deb13/saved-base", "grub-tpm-deb13/next-older", TREES),
     ("grub-real-deb13/base", "grub-real-deb13/kernel3", TREES),
     ("shim-nosb-deb13/base", "shim-nosb-deb13/cmdline", SHIM_TREES),
+    ("sdboot/base", "sdboot/cmdline", ENTRY_AND_DIGESTS),
+    ("grub/base", "grub/cmdline", NEW_HAND_WRITTEN),
+    ("grub-tpm-deb13/base", "grub-tpm-deb13/kernel3", TREES_AND_DIGESTS),
+    ("grub-tpm-deb13/base", "grub-tpm-deb13/cmdline", NEW_BOOT),
+    ("grub-tpm-deb13/base", "grub-tpm-deb13/initrd", NEW_BOOT),
+    ("grub-tpm-deb13/base", "grub-tpm-deb13/kernel3", NEW_BOOT),
+    ("grub-tpm-deb13/saved-base", "grub-tpm-deb13/next-older", NEW_BOOT),
+    ("grub-real-deb13/base", "grub-real-deb13/kernel3", NEW_BOOT),
+    ("shim-nosb-deb13/base", "shim-nosb-deb13/cmdline", NEW_TREES),
     (NEW_QEMU, "direct-qemu10.0.13-ovmf2025.02/cmdline", DIRECT),
     (NEW_QEMU, "direct-qemu10.0.13-ovmf2025.02/kernel", DIRECT),
     (NEW_QEMU, "direct-qemu10.0.13-ovmf2025.02/m2048", &["--mem", "2048"]),
@@ -259,11 +305,16 @@ fn what_is_not_known_is_named_and_not_guessed() {
         row.iter().filter(|(_, found)| *found == "?").map(|(pcr, _)| *pcr).collect();
     assert_eq!(open, [4, 9, 11]);
     assert!(row.iter().all(|(_, found)| *found != "X"), "{row:?}");
-    // A script changes, and that of the boot that ran is not there to learn from.
-    let args = ["--esp", "NEW/esp"];
-    let prediction = json(&predict("grub/base", "grub/cmdline", &args));
-    let row = compare(default_entry(&prediction), &measured("grub/cmdline"));
-    assert!(row.iter().all(|(_, found)| *found != "X"), "{row:?}");
+    // A script changes, and that of the boot that ran is not there; a command is new to both.
+    let folder = tempfile::tempdir().unwrap();
+    let script = fs::read_to_string(fixture("grub/cmdline/esp/EFI/BOOT/grub.cfg")).unwrap();
+    let path = folder.path().join("EFI/BOOT/grub.cfg");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, format!("if cryptomount -a; then set x=1; fi\n{script}")).unwrap();
+    let esp = folder.path().to_str().unwrap();
+    let prediction = json(&predict("grub/base", "grub/cmdline", &["--esp", esp]));
+    let open = default_entry(&prediction)["unpredictable"].as_array().unwrap();
+    assert!(open.iter().any(|found| found["pcr"] == 8), "{open:?}");
     // QEMU writes into the header of a kernel that is not at hand.
     let old = "direct-qemu10.0.2-ovmf2022.11/base";
     let new = "direct-qemu10.0.2-ovmf2022.11/initrd";

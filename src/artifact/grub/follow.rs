@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::facts::{Answer, Facts};
-use super::files::BootFiles;
+use super::files::{BootFiles, normal_path};
 use super::machine::{Machine, Picked, Stop};
-use super::teach::{Expected, Teacher, devices, facts_of, image};
-use crate::artifact::FilesError;
+use super::teach::{Expected, Teacher, devices, facts_of, image, split_device};
+use crate::artifact::{FilesError, Found, Volume};
 use crate::measurement::EventLog;
 
 /// How far ahead in the log an event of the walk is looked for: past the entries of a menu.
@@ -89,6 +89,9 @@ pub fn follow(files: &BootFiles, log: &EventLog) -> Result<Facts, FilesError> {
     });
     let mut best: Option<(usize, Facts)> = None;
     for (index, config) in configs.take(MAX_CONFIGS) {
+        if !is_at_hand(files, &devices, &config.label)? {
+            continue;
+        }
         let facts = facts_of(&expected, index, config.label.clone(), devices.clone());
         let (common, facts) = outcomes_of(files, &expected, facts);
         if best.as_ref().is_none_or(|(most, _)| common > *most) {
@@ -102,6 +105,17 @@ pub fn follow(files: &BootFiles, log: &EventLog) -> Result<Facts, FilesError> {
     let (_, mut facts) = best.filter(|(common, _)| *common > 0).ok_or_else(nothing)?;
     facts.image = image(files, log)?;
     Ok(facts)
+}
+
+/// Whether the bytes of a file are there, under the name that GRUB has for it.
+fn is_at_hand(
+    files: &BootFiles,
+    devices: &BTreeMap<String, Volume>,
+    name: &str,
+) -> Result<bool, FilesError> {
+    let Some((device, path)) = split_device(name) else { return Ok(false) };
+    let Some(volume) = devices.get(device) else { return Ok(false) };
+    Ok(matches!(files.files.find(*volume, &normal_path(path))?, Some(Found::Bytes(_))))
 }
 
 /// Finds out how the commands ended on whose outcome the script depends: the way that has more in

@@ -199,8 +199,12 @@ impl Goal<'_> {
             for (question, candidates) in &decided {
                 machine.answers.extend(candidates.first().map(|a| (question.clone(), a.clone())));
             }
-            machine.teacher =
-                Some(Teacher { expected: self.expected, at: 0, questions: vec![], following: None });
+            machine.teacher = Some(Teacher {
+                expected: self.expected,
+                at: 0,
+                questions: vec![],
+                following: None,
+            });
             let stop = match machine.start() {
                 Ok(()) => Stop::Why("GRUB starts nothing".into()),
                 Err(stop) => stop,
@@ -334,7 +338,7 @@ pub(super) fn devices(
     Ok(scores.into_iter().filter_map(|(name, score)| Some((name, best(score)?))).collect())
 }
 
-fn split_device(name: &str) -> Option<(&str, &str)> {
+pub(super) fn split_device(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix('(')?.split_once(')')
 }
 

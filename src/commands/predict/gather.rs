@@ -14,7 +14,8 @@ use vmseal::boot::BootLogs;
 use vmseal::files::{FileSource, Folder, Image, Named, NamedFile, running};
 use vmseal::measurement::UserspaceLog;
 use vmseal::prediction::{
-    Base, Filled, KnownFiles, Layers, LoaderVariables, Machine, NamedSection, Next, Spelled, uki_path,
+    Base, Filled, KnownFiles, Layers, LoaderVariables, Machine, NamedSection, Next, Spelled,
+    uki_path,
 };
 
 use crate::cli::{Global, Predict};
