@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! enroll:  EventLog → Coverage → SealPoint → PcrValues → Policy → SealedObject → Token → Header
+//! predict: EventLog + Artifacts → Prediction → PcrValues
 //! boot:    Header → Pin check → Token → policy session → SealedSecret → KeyslotPassphrase
 //!                 → VolumeKey → open volume → latch
 //! ```
@@ -13,10 +14,10 @@
 //!
 //! | room | holds | pure |
 //! |---|---|---|
-//! | [`measurement`] | what was measured: banks, PCRs, event logs, replay | yes |
+//! | [`measurement`] | what was measured: banks, PCRs, event logs, replay, differences | yes |
 //! | [`artifact`] | what will be measured: files, variables, partition tables | yes |
 //! | [`prediction`] | the boot to come, from the boot that ran and what changed | yes |
-//! | [`files`] | boot files in folders and images: what `artifact` reads | |
+//! | `files` | boot files in folders and images: what `artifact` reads; not in `vmseal-boot` | |
 //! | [`coverage`] | which PCRs bind firmware, loader, kernel, initrd and command line | yes |
 //! | [`policy`] | what must hold for a release, and its digest | yes |
 //! | [`token`] | LUKS2 tokens as JSON, and the types they stand for | yes |
@@ -37,7 +38,8 @@
 //! A *Measurement* is a digest extended into a PCR, an *Event* its entry in the *EventLog*. A
 //! *PcrSelection* says which PCRs of which *PcrBank*, *PcrValues* what they hold, a *PolicyDigest*
 //! what a session reaches over them. The *SealedObject* holds the *SealedSecret*, whose text is the
-//! *KeyslotPassphrase* of a *Keyslot*; a *Token* ties the two together. The *Pin* is the volume's
+//! *KeyslotPassphrase* of a *Keyslot*; a *Token* ties the two together. An *Artifact* is a file or
+//! variable that a boot to come measures, a *Prediction* what its PCRs will then hold. The *Pin* is the volume's
 //! identity, the *Latch* the end of all releases for this boot, the *SealPoint* the moment before.
 //! A *BootEntry* is one approved boot, its *Generation* the approval's number.
 

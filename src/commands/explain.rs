@@ -95,7 +95,11 @@ fn of_device(global: &Global, args: &Explain, device: &Path, talk: Talk) -> Done
     let Some((entry, expected)) = inputs::expected_boot(global, &tokens, token, mismatch) else {
         return Err(error.into());
     };
-    let seen = logs.notes(mismatch.bank, inputs::cmdline(global).as_deref());
+    let mut seen = logs.notes(mismatch.bank, inputs::cmdline(global).as_deref());
+    if expected.is_none() {
+        // Of other PCRs the record keeps nothing: they would all seem new.
+        seen.retain(|note| entry.values.get(note.pcr).is_some());
+    }
     let recorded = recorded_notes(&entry);
     let (findings, old) = match &expected {
         Some(expected) => (expected.explain(&seen), &expected.notes),

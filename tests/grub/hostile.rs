@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use vmseal::artifact::Volume;
 use vmseal::artifact::grub::{
-    BootFiles, Choice, Facts, Hashed, Unpredictable, entries, learn, walk,
+    BootFiles, Choice, Facts, Hashed, Unpredictable, entries, follow, learn, walk,
 };
 use vmseal::measurement::PcrBank;
 
@@ -39,6 +39,8 @@ fn run(files: &MemoryFiles, facts: &Facts) -> Result<(), Unpredictable> {
     let boot = BootFiles { files, digests: &digests, banks: BANKS };
     let walked = walk(&boot, facts, &Choice::Default);
     let _ = entries(&boot, facts);
+    // And as the script that comes after one that is gone.
+    let _ = follow(&boot, &log(BASE));
     // A debug build on a busy machine: what is bounded takes well under a second in release.
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     walked.boot.map(drop)

@@ -4,9 +4,9 @@
 //! PCR 8 and every file that it reads into PCR 9 (`commands/tpm.c`). Files alone do not tell all of
 //! it: which modules lie in GRUB's image, what it calls its disks, whether a font could be loaded.
 //! So [`learn`] first derives the last boot again from its own files, compares with its log event by
-//! event, and keeps as [`Facts`] what it had to assume; [`walk`] then derives the boot to come. Where
-//! the last boot's script is gone, [`follow`] learns what its log and the new script have in common. What
-//! neither tells is an [`Unpredictable`], never a guess.
+//! event, and keeps as [`Facts`] what it had to assume; [`walk()`] then derives the boot to come.
+//! Where the last boot's script is gone, [`follow()`] learns what its log and the new script have in
+//! common. What neither tells is an [`Unpredictable`], never a guess.
 //!
 //! Modelled are GRUB 2.06 and 2.12 on x86-64 with UEFI, as Debian, Ubuntu and Fedora ship it.
 
