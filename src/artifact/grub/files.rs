@@ -3,11 +3,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use sha1::Sha1;
-use sha2::digest::DynDigest;
-use sha2::{Sha256, Sha384, Sha512};
-
-use crate::artifact::{Files, FilesError, Found, Source, Volume};
+use crate::artifact::hashing::{Recipe, digest};
+use crate::artifact::{Files, FilesError, Found, Volume};
 use crate::measurement::{Digest, PcrBank};
 
 /// A file on a volume; the path is absolute.
@@ -44,8 +41,8 @@ impl<'a> Hashed<'a> {
     }
 
     fn compute(&self, parts: &[FileRef]) -> Result<Option<Vec<Digest>>, FilesError> {
-        let mut hashers: Vec<_> = self.banks.iter().map(|bank| (*bank, hasher(*bank))).collect();
-        for (index, part) in parts.iter().enumerate() {
+        let mut sources = Vec::new();
+        for part in parts {
             match self.files.find(part.volume, &part.path)? {
                 None => return Ok(None),
                 Some(Found::Digests(known)) if parts.len() == 1 => {
@@ -54,19 +51,21 @@ impl<'a> Hashed<'a> {
                 }
                 // The digest of several files does not follow from theirs.
                 Some(Found::Digests(_)) => return Ok(Some(Vec::new())),
-                Some(Found::Bytes(source)) => {
-                    let last = index + 1 == parts.len();
-                    feed(&*source, !last, &mut hashers).map_err(|error| FilesError {
-                        path: part.path.clone(),
-                        cause: error.to_string(),
-                    })?;
-                }
+                Some(Found::Bytes(source)) => sources.push(source),
             }
         }
-        let finish = |(bank, hasher): (PcrBank, Box<dyn DynDigest>)| {
-            Digest::from_bytes(bank, &hasher.finalize()).ok()
-        };
-        Ok(Some(hashers.into_iter().filter_map(finish).collect()))
+        let mut whole = Recipe::default();
+        for (index, source) in sources.iter().enumerate() {
+            if index > 0 {
+                whole.pad4();
+            }
+            whole.append(Recipe::whole(source.as_ref()));
+        }
+        let rows = digest(&[whole], &self.banks).map_err(|error| FilesError {
+            path: parts.first().map(|part| part.path.clone()).unwrap_or_default(),
+            cause: error.to_string(),
+        })?;
+        Ok(rows.into_iter().next())
     }
 }
 
@@ -79,39 +78,6 @@ impl FileDigests for Hashed<'_> {
         self.known.borrow_mut().insert(parts.to_vec(), computed.clone());
         Ok(computed)
     }
-}
-
-fn hasher(bank: PcrBank) -> Box<dyn DynDigest> {
-    match bank {
-        PcrBank::Sha1 => Box::new(Sha1::default()),
-        PcrBank::Sha256 => Box::new(Sha256::default()),
-        PcrBank::Sha384 => Box::new(Sha384::default()),
-        PcrBank::Sha512 => Box::new(Sha512::default()),
-    }
-}
-
-fn feed(
-    source: &dyn Source,
-    padded: bool,
-    hashers: &mut [(PcrBank, Box<dyn DynDigest>)],
-) -> std::io::Result<()> {
-    let mut buffer = vec![0; 1 << 16];
-    let mut at = 0;
-    while at < source.len() {
-        let left = usize::try_from(source.len() - at).unwrap_or(usize::MAX);
-        let wanted = left.min(buffer.len());
-        let Some(chunk) = buffer.get_mut(..wanted) else { break };
-        source.read_exact_at(at, chunk)?;
-        hashers.iter_mut().for_each(|(_, hasher)| hasher.update(chunk));
-        at += wanted as u64;
-    }
-    let missing = usize::try_from(source.len().wrapping_neg() % 4).unwrap_or(0);
-    if padded && missing > 0 {
-        let zeros = [0; 4];
-        let zeros = zeros.get(..missing).unwrap_or_default();
-        hashers.iter_mut().for_each(|(_, hasher)| hasher.update(zeros));
-    }
-    Ok(())
 }
 
 /// The files of one boot and their digests.
