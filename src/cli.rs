@@ -51,7 +51,7 @@ pub struct Global {
     /// File of pinned volumes
     #[arg(long, global = true, value_name = "FILE", default_value = "/etc/vmseal/pins.json")]
     pub pins: PathBuf,
-    /// Folder to look for signatures and pcrlock policies below, instead of /
+    /// Folder that the running system lies below, instead of /: logs, boot files, approvals
     #[arg(long, global = true, value_name = "FOLDER", default_value = "/", hide = true)]
     pub root: PathBuf,
     /// Folder of the expected events of approved boots, instead of /boot/vmseal

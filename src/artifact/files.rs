@@ -30,6 +30,26 @@ pub trait Source {
     /// # Errors
     /// The system's; [`io::ErrorKind::UnexpectedEof`] where fewer bytes are there.
     fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// What tells these bytes from all others, where there is such a thing.
+    fn identity(&self) -> Option<Identity> {
+        None
+    }
+}
+
+/// A state of a file. Two sources of the same identity have the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    /// The device that it is on.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// When its bytes were written last, in seconds and nanoseconds.
+    pub modified: (i64, i64),
+    /// When it or its attributes were, which nobody sets at will.
+    pub changed: (i64, i64),
 }
 
 /// What is known of a file without its bytes, as an `artifacts.json` tells it.

@@ -1,6 +1,7 @@
 //! Digests while reading: each source is read once, in chunks, however many digests want its bytes.
 
 mod job;
+mod memory;
 
 use std::io;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::thread;
 use super::Source;
 use crate::measurement::{Digest, PcrBank};
 use job::{Jobs, Part};
+pub use memory::Memory;
 
 /// Bytes that are read at a time.
 const CHUNK: u64 = 256 << 10;

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::Found;
-use super::hashing::{Recipe, digest};
+use super::hashing::{Memory, Recipe};
 use super::pe::{Pe, PeError};
 use crate::measurement::{Digest, PcrBank, PcrIndex};
 
@@ -86,14 +86,26 @@ impl Pending<'_> {
     /// Digests all of them for every bank, each file read once.
     ///
     /// # Errors
-    /// Those of [`digest`].
+    /// Those of [`super::hashing::digest`].
     pub fn measure(pending: &[Self], banks: &[PcrBank]) -> io::Result<Vec<Measured>> {
+        Self::measure_with(pending, banks, &Memory::default())
+    }
+
+    /// The same, but for what `memory` knows.
+    ///
+    /// # Errors
+    /// Those of [`super::hashing::digest`].
+    pub fn measure_with(
+        pending: &[Self],
+        banks: &[PcrBank],
+        memory: &Memory,
+    ) -> io::Result<Vec<Measured>> {
         let recipe = |pending: &Self| match &pending.content {
             Content::Recipe(recipe) => recipe.clone(),
             Content::Digests(_) => Recipe::default(),
         };
         let recipes: Vec<Recipe<'_>> = pending.iter().map(recipe).collect();
-        let digests = digest(&recipes, banks)?;
+        let digests = memory.digest(&recipes, banks)?;
         let measured = pending.iter().zip(digests).map(|(pending, digests)| Measured {
             pcr: pending.pcr,
             words: pending.words.clone(),

@@ -23,5 +23,5 @@ pub mod uki;
 pub mod variable_store;
 pub mod variable_update;
 
-pub use files::{Files, FilesError, Found, KnownDigests, Source, Volume};
+pub use files::{Files, FilesError, Found, Identity, KnownDigests, Source, Volume};
 pub use measured::{Content, Measured, Pending};

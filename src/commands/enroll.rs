@@ -133,7 +133,7 @@ fn plan(
             .filter(|values| values.selection() == *selection)
             .ok_or(TpmError::BankInactive { bank: selection.bank }.into())
     };
-    let logs: Result<BootLogs, Error> = inputs::boot_logs(global.eventlog.as_deref(), None);
+    let logs: Result<BootLogs, Error> = inputs::boot_logs(global, global.eventlog.as_deref(), None);
     match (logs, chosen) {
         (Ok(logs), _) => {
             let plan = enroll::plan(&logs, chosen, args.bank, &args.allow_uncovered, live)?;

@@ -16,7 +16,7 @@ use crate::cli::{Eventlog, Global};
 /// Prints the log, then compares it with the TPM where that is asked for.
 pub fn run(global: &Global, args: &Eventlog, talk: Talk) -> Done {
     let firmware = args.file.as_deref().or(global.eventlog.as_deref());
-    let logs = inputs::boot_logs(firmware, args.userspace_log.as_deref())?;
+    let logs = inputs::boot_logs(global, firmware, args.userspace_log.as_deref())?;
     // A script gets its object only where the log tells the truth; a person sees both.
     let verified = args.verify.then(|| verify(&logs, global)).transpose();
     match (&verified, talk.json) {

@@ -38,10 +38,12 @@ fn of_logs(global: &Global, args: &Explain, talk: Talk) -> Done {
     }
     let userspace = |index: usize| args.userspace_log.get(index).map(AsRef::as_ref);
     let first = args.log.first().map(AsRef::as_ref);
-    let expected = inputs::boot_logs(first, userspace(0))?;
+    let expected = inputs::boot_logs(global, first, userspace(0))?;
     let (seen, cmdline) = match args.log.get(1) {
-        Some(log) => (inputs::boot_logs(Some(log), userspace(1))?, None),
-        None => (inputs::boot_logs(global.eventlog.as_deref(), None)?, inputs::cmdline(global)),
+        Some(log) => (inputs::boot_logs(global, Some(log), userspace(1))?, None),
+        None => {
+            (inputs::boot_logs(global, global.eventlog.as_deref(), None)?, inputs::cmdline(global))
+        }
     };
     let bank = common_bank(&expected, &seen)?;
     let old = all_notes(&expected, bank, None);
@@ -71,7 +73,7 @@ fn common_bank(expected: &BootLogs, seen: &BootLogs) -> Result<PcrBank, Error> {
 /// Between the boot that a volume is sealed to and this one.
 fn of_device(global: &Global, args: &Explain, device: &Path, talk: Talk) -> Done {
     let header = HeaderCopy::read(device, args.header.as_deref()).map_err(Error::from)?;
-    let logs = inputs::boot_logs(global.eventlog.as_deref(), None)?;
+    let logs = inputs::boot_logs(global, global.eventlog.as_deref(), None)?;
     let tokens = header.metadata().tokens();
     let sources = inputs::sources(global, &args.signature)?;
     let choice = Choice::among(&tokens, || sources.gather());

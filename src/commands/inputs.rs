@@ -15,9 +15,9 @@ use super::terminal::Talk;
 use crate::cli::Global;
 
 /// Where the kernel shows the firmware's event log.
-const FIRMWARE_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
+const FIRMWARE_LOG: &str = "sys/kernel/security/tpm0/binary_bios_measurements";
 /// Where systemd keeps the log of what it measured itself.
-const USERSPACE_LOG: &str = "/run/log/systemd/tpm2-measure.log";
+const USERSPACE_LOG: &str = "run/log/systemd/tpm2-measure.log";
 
 /// Connects to the TPM that `--tcti` names.
 ///
@@ -75,7 +75,8 @@ pub fn forget_expected(global: &Global, keyslot: u32, talk: Talk) {
 
 /// The command line of this system, where the log is this system's too.
 pub fn cmdline(global: &Global) -> Option<String> {
-    let text = global.eventlog.is_none().then(|| std::fs::read_to_string("/proc/cmdline"))?.ok()?;
+    let path = global.root.join("proc/cmdline");
+    let text = global.eventlog.is_none().then(|| std::fs::read_to_string(path))?.ok()?;
     Some(text.trim_end_matches('\n').to_owned())
 }
 
@@ -111,12 +112,17 @@ pub fn name_causes(
 ///
 /// # Errors
 /// [`Error::LogMissing`], [`Error::LogMalformed`].
-pub fn boot_logs(firmware: Option<&Path>, userspace: Option<&Path>) -> Result<BootLogs, Error> {
+pub fn boot_logs(
+    global: &Global,
+    firmware: Option<&Path>,
+    userspace: Option<&Path>,
+) -> Result<BootLogs, Error> {
     // The running system's second log says nothing about another boot's first.
     let second: Option<PathBuf> = match (firmware, userspace) {
         (_, Some(path)) => Some(path.to_owned()),
-        (None, None) => Some(PathBuf::from(USERSPACE_LOG)).filter(|path| path.exists()),
+        (None, None) => Some(global.root.join(USERSPACE_LOG)).filter(|path| path.exists()),
         (Some(_), None) => None,
     };
-    BootLogs::read(firmware.unwrap_or(Path::new(FIRMWARE_LOG)), second.as_deref())
+    let first = firmware.map_or_else(|| global.root.join(FIRMWARE_LOG), Path::to_owned);
+    BootLogs::read(&first, second.as_deref())
 }

@@ -50,7 +50,7 @@ impl Pcrs {
 
     /// The values of this boot: from the log, else from the TPM. Remarks on what is not to be had.
     pub fn gather(global: &Global, tpm: Result<&Tpm, &Error>, talk: Talk) -> Self {
-        let logs = inputs::boot_logs(global.eventlog.as_deref(), None);
+        let logs = inputs::boot_logs(global, global.eventlog.as_deref(), None);
         match (logs, live_pcrs(tpm)) {
             (Ok(logs), live) => {
                 let live = live.unwrap_or_default();

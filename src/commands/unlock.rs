@@ -32,7 +32,7 @@ pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
     let means = Means {
         approvals: &|| sources.gather(),
         pin: &ask_pin,
-        logs: &|| inputs::boot_logs(global.eventlog.as_deref(), None).ok(),
+        logs: &|| inputs::boot_logs(global, global.eventlog.as_deref(), None).ok(),
     };
     match &pin {
         Some(pin) => pin.check_header(header.metadata()),
@@ -88,7 +88,7 @@ fn worded(mut error: Error, global: &Global, header: &HeaderCopy) -> Error {
         },
         _ => return error,
     };
-    if let Ok(logs) = inputs::boot_logs(global.eventlog.as_deref(), None) {
+    if let Ok(logs) = inputs::boot_logs(global, global.eventlog.as_deref(), None) {
         inputs::name_causes(global, &header.metadata().tokens(), token, mismatch, &logs);
     }
     error

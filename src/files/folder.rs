@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::artifact::{Files, FilesError, Found, Source, Volume};
+use crate::artifact::{Files, FilesError, Found, Identity, Source, Volume};
 
 /// An open file. Its length is that of the moment it was opened.
 #[derive(Debug)]
@@ -21,7 +21,6 @@ impl FileSource {
     /// The system's; [`io::ErrorKind::InvalidInput`] for what is neither, such as a pipe.
     pub fn open(path: &Path) -> io::Result<Self> {
         use std::io::{Seek, SeekFrom};
-        use std::os::unix::fs::FileTypeExt;
         let kind = std::fs::metadata(path)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
@@ -39,6 +38,18 @@ impl Source for FileSource {
 
     fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        let metadata = self.file.metadata().ok()?;
+        // The bytes of a device change without a trace.
+        metadata.is_file().then(|| Identity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            len: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
     }
 }
 

@@ -198,7 +198,9 @@ impl Digest {
             return Err(DigestError::Length { bank, found: bytes.len() });
         }
         let mut digest = Self::zero(bank);
-        digest.bytes.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        if let Some(own) = digest.bytes.get_mut(..bytes.len()) {
+            own.copy_from_slice(bytes);
+        }
         Ok(digest)
     }
 

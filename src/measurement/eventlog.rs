@@ -329,7 +329,7 @@ impl<'a> Parser<'a> {
             let expected = format!("at most {}", algorithms.len());
             return malformed(self.event, offset, "digest count", expected, count.to_string());
         }
-        let mut digests: Vec<EventDigest> = Vec::new();
+        let mut digests: Vec<EventDigest> = Vec::with_capacity(algorithms.len());
         for _ in 0..count {
             let offset = self.reader.offset();
             let alg_id = self.u16("digest algorithm")?;

@@ -27,8 +27,10 @@ fn replay_bank(log: &EventLog, userspace: Option<&UserspaceLog>, bank: PcrBank) 
         values.set(first, pcr0_start(log.events(), bank));
     }
     for event in log.events().iter().filter(|event| event.extends()) {
-        if let (Ok(pcr), Some(digest)) = (PcrIndex::new(event.pcr.into()), event.digest(bank)) {
-            values.extend(pcr, digest.as_bytes());
+        let logged = event.digests.iter().find(|digest| digest.alg_id == bank.alg_id());
+        let logged = logged.filter(|digest| digest.bytes.len() == bank.digest_len());
+        if let (Ok(pcr), Some(digest)) = (PcrIndex::new(event.pcr.into()), logged) {
+            values.extend(pcr, &digest.bytes);
         }
     }
     for event in userspace.iter().flat_map(|log| log.events()) {

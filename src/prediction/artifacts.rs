@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io;
 
 use super::layers::DigestTable;
 use super::plan::{Planned, pcr};
-use crate::artifact::hashing::{Recipe, digest};
+use crate::artifact::hashing::{Memory, Recipe};
 use crate::artifact::pe::Pe;
-use crate::artifact::{Files, Found, KnownDigests, Source, Volume};
+use crate::artifact::{Files, Found, KnownDigests, Measured, Pending, Source, Volume};
 use crate::measurement::{Digest, PcrBank};
 
 /// Largest file that is read for its text.
@@ -38,15 +39,22 @@ pub(super) struct Artifacts<'a> {
     files: &'a dyn Files,
     evidence: &'a DigestTable,
     banks: Vec<PcrBank>,
+    memory: &'a Memory,
     plain: RefCell<BTreeMap<(Volume, String), Answer>>,
     images: RefCell<BTreeMap<(Volume, String), Answer>>,
 }
 
 impl<'a> Artifacts<'a> {
-    /// The files, and what a log proves of those that are not among them.
-    pub(super) fn new(files: &'a dyn Files, evidence: &'a DigestTable, banks: &[PcrBank]) -> Self {
+    /// The files, what a log proves of those that are not among them, and the digests that are
+    /// known already.
+    pub(super) fn new(
+        files: &'a dyn Files,
+        evidence: &'a DigestTable,
+        banks: &[PcrBank],
+        memory: &'a Memory,
+    ) -> Self {
         let (plain, images) = (RefCell::default(), RefCell::default());
-        Self { files, evidence, banks: banks.to_vec(), plain, images }
+        Self { files, evidence, banks: banks.to_vec(), memory, plain, images }
     }
 
     pub(super) fn files(&self) -> &'a dyn Files {
@@ -55,6 +63,11 @@ impl<'a> Artifacts<'a> {
 
     pub(super) fn banks(&self) -> &[PcrBank] {
         &self.banks
+    }
+
+    /// Digests what several events cover at once.
+    pub(super) fn measure(&self, pending: &[Pending<'_>]) -> io::Result<Vec<Measured>> {
+        Pending::measure_with(pending, &self.banks, self.memory)
     }
 
     /// Whether a file is there, or its digests were given.
@@ -159,7 +172,7 @@ impl<'a> Artifacts<'a> {
     }
 
     fn digest_of(&self, recipe: &Recipe<'_>, path: &str) -> Answer {
-        let rows = digest(std::slice::from_ref(recipe), &self.banks);
+        let rows = self.memory.digest(std::slice::from_ref(recipe), &self.banks);
         let rows = rows.map_err(|error| format!("{path}: {error}"))?;
         known_or(rows.into_iter().next().unwrap_or_default(), false, "digest", path)
     }

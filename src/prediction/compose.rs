@@ -17,6 +17,7 @@ use super::uki::{self, Said};
 use super::{Base, EntryPrediction, Next, Prediction, authority, direct, firmware, grub};
 use crate::artifact::efivar::{PolicyVariables, is_policy_event};
 use crate::artifact::grub::Written;
+use crate::artifact::hashing::Memory;
 use crate::artifact::{Files, Volume};
 use crate::coverage::{BootPath, Coverage, SecureBoot};
 use crate::measurement::text::printable;
@@ -49,10 +50,12 @@ impl EntryPlan {
 /// from them.
 pub fn predict(base: &Base<'_>, next: &Next<'_>) -> Result<Prediction, NotReproduced> {
     let evidence = Evidence::of(base.log);
+    let memory = Memory::default();
     let failed = match base.files {
         Some(files) => {
             let itself = Next::of_base(files);
-            let derived = Composer::new(base, &itself, files, &evidence, next.files).rederive();
+            let derived =
+                Composer::new(base, &itself, files, &evidence, next.files, &memory).rederive();
             if derived.reproduced == 0 && derived.failures() > 0 {
                 let first = derived.failed.into_iter().next();
                 return Err(first.map(NotReproduced::from).unwrap_or_default());
@@ -61,12 +64,13 @@ pub fn predict(base: &Base<'_>, next: &Next<'_>) -> Result<Prediction, NotReprod
         }
         None => Vec::new(),
     };
-    let composer = Composer::new(base, next, next.files, &evidence, next.files);
+    let composer = Composer::new(base, next, next.files, &evidence, next.files, &memory);
     let (mut prediction, written) = composer.predict(&failed);
     if !written.is_empty() {
         let (written, before) = grub::after(next.files, &written);
         let files = Layers(vec![&written, before]);
-        let (then, _) = Composer::new(base, next, &files, &evidence, next.files).predict(&failed);
+        let (then, _) =
+            Composer::new(base, next, &files, &evidence, next.files, &memory).predict(&failed);
         prediction.then = Some(Box::new(then));
     }
     Ok(prediction)
@@ -124,14 +128,15 @@ impl<'a> Composer<'a> {
         files: &'a dyn Files,
         evidence: &'a DigestTable,
         to_come: &'a dyn Files,
+        memory: &'a Memory,
     ) -> Self {
         let banks = base.log.banks();
         Self {
             base,
             next,
             anatomy: Anatomy::of(base.log),
-            artifacts: Artifacts::new(files, evidence, &banks),
-            base_artifacts: base.files.map(|files| Artifacts::new(files, evidence, &banks)),
+            artifacts: Artifacts::new(files, evidence, &banks, memory),
+            base_artifacts: base.files.map(|files| Artifacts::new(files, evidence, &banks, memory)),
             evidence,
             to_come,
         }

@@ -5,7 +5,7 @@ use super::firmware::{Machine, edk2_release};
 use super::plan::{Planned, agrees, pcr};
 use super::type1::{hashed, utf16_with_nul};
 use crate::artifact::qemu_kernel::{KernelBlob, MachineType, QemuKernel, QemuMachine};
-use crate::artifact::{Found, Pending, Volume};
+use crate::artifact::{Found, Volume};
 use crate::measurement::{Digest, Event, EventLog, EventType, Tag};
 
 /// The names by which the files of the host are known here; EDK II has the same.
@@ -87,8 +87,7 @@ fn patched(
         QemuKernel::new(kernel.as_ref(), KernelBlob::Patched, machine, cmdline.as_bytes(), initrd);
     let patched = patched.map_err(|error| error.to_string())?;
     let pending = patched.image().map_err(|error| error.to_string())?;
-    let measured =
-        Pending::measure(&[pending], artifacts.banks()).map_err(|error| error.to_string())?;
+    let measured = artifacts.measure(&[pending]).map_err(|error| error.to_string())?;
     Ok(measured.into_iter().flat_map(|measured| measured.digests).collect())
 }
 

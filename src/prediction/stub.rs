@@ -50,8 +50,7 @@ pub(super) fn plan(
     };
     let mut pending: Vec<Pending<'_>> = vec![image.image()];
     pending.extend(boot.events().map_err(failed)?);
-    let measured = Pending::measure(&pending, artifacts.banks())
-        .map_err(|error| format!("{path}: {error}"))?;
+    let measured = artifacts.measure(&pending).map_err(|error| format!("{path}: {error}"))?;
     let planned = measured.into_iter().map(|measured| Planned {
         pcr: measured.pcr,
         what: measured.words,

@@ -11,7 +11,9 @@ use vmseal::artifact::variable_store::VariableStore;
 use vmseal::artifact::variable_update::{Update, Write};
 use vmseal::artifact::{Files, Volume};
 use vmseal::boot::BootLogs;
-use vmseal::files::{FileSource, Folder, Image, Named, NamedFile, running};
+use vmseal::coverage::{BootPath, Coverage};
+use vmseal::files::running::{self, Reader};
+use vmseal::files::{FileSource, Folder, Image, Named, NamedFile};
 use vmseal::measurement::UserspaceLog;
 use vmseal::prediction::{
     Base, Filled, KnownFiles, Layers, LoaderVariables, Machine, NamedSection, Next, Spelled,
@@ -70,7 +72,7 @@ impl Gathered {
 /// Reads the logs and opens the files.
 pub fn gather(global: &Global, args: &Predict) -> Result<Gathered, Error> {
     let log = args.base_log.as_deref().or(global.eventlog.as_deref());
-    let logs = inputs::boot_logs(log, args.userspace_log.as_deref())?;
+    let logs = inputs::boot_logs(global, log, args.userspace_log.as_deref())?;
     let early = logs.early();
     let mut gathered = Gathered {
         logs,
@@ -179,7 +181,11 @@ impl Gathered {
 impl Gathered {
     /// The running system: its files where none were named, and its firmware's variables.
     fn add_running(&mut self, root: &Path, args: &Predict) -> Result<(), Error> {
-        for folder in running::folders(root) {
+        let reader = match Coverage::of(&self.logs.firmware).boot_path() {
+            BootPath::SystemdBootEntry | BootPath::SystemdBootUki => Reader::Firmware,
+            _ => Reader::Grub,
+        };
+        for folder in running::folders(root, reader) {
             let named = match folder.volume() {
                 Volume::Esp => args.esp.is_some() || args.base_esp.is_some(),
                 Volume::Boot => args.boot.is_some() || args.base_boot.is_some(),
