@@ -22,22 +22,30 @@ pub fn replay(log: &EventLog, userspace: Option<&UserspaceLog>) -> BTreeMap<PcrB
 }
 
 fn replay_bank(log: &EventLog, userspace: Option<&UserspaceLog>, bank: PcrBank) -> PcrValues {
-    let mut values = PcrValues::after_reset(bank);
-    if let Some(first) = PcrIndex::all().next() {
-        values.set(first, pcr0_start(log.events(), bank));
+    // By number: a log has thousands of events, each of which looks its PCR up.
+    let mut registers: Vec<Digest> = PcrIndex::all().map(|pcr| pcr.reset_value(bank)).collect();
+    if let Some(first) = registers.first_mut() {
+        *first = pcr0_start(log.events(), bank);
     }
+    let mut extend = |pcr: usize, digest: &[u8]| {
+        if let Some(value) = registers.get_mut(pcr) {
+            *value = value.extended_with(digest);
+        }
+    };
     for event in log.events().iter().filter(|event| event.extends()) {
         let logged = event.digests.iter().find(|digest| digest.alg_id == bank.alg_id());
         let logged = logged.filter(|digest| digest.bytes.len() == bank.digest_len());
-        if let (Ok(pcr), Some(digest)) = (PcrIndex::new(event.pcr.into()), logged) {
-            values.extend(pcr, &digest.bytes);
+        if let Some(digest) = logged {
+            extend(event.pcr as usize, &digest.bytes);
         }
     }
     for event in userspace.iter().flat_map(|log| log.events()) {
         if let (Some(pcr), Some(digest)) = (event.pcr, event.digests.get(&bank)) {
-            values.extend(pcr, digest.as_bytes());
+            extend(pcr.get().into(), digest.as_bytes());
         }
     }
+    let mut values = PcrValues::new(bank);
+    PcrIndex::all().zip(registers).for_each(|(pcr, value)| values.set(pcr, value));
     values
 }
 
