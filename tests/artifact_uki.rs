@@ -12,7 +12,7 @@ use testkit::machine::project;
 use testkit::{Systemd, run};
 use vmseal::artifact::stub::{Sidecar, StubBoot};
 use vmseal::artifact::uki::Uki;
-use vmseal::artifact::{Measured, Pending, Source};
+use vmseal::artifact::{Content, Found, Measured, Pending, Source, efi_stub, ucs2};
 use vmseal::measurement::{PcrBank, PcrIndex, PcrValues};
 
 struct OnDisk(File);
@@ -133,6 +133,65 @@ fn pcr_11_is_what_systemd_measure_says() {
     let inner = measured.iter().find(|event| event.pcr == PcrIndex::BOOT_LOADER_CODE).unwrap();
     let inner = inner.digest(PcrBank::Sha256).unwrap();
     assert_eq!(kernel.stdout.trim(), format!("hash: {inner}"));
+}
+
+/// What a `.pcrlock` file expects in a PCR, in order.
+fn locked(path: &Path, pcr: PcrIndex, bank: PcrBank) -> Vec<String> {
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let records = json["records"].as_array().unwrap().iter();
+    let of_pcr = records.filter(|record| record["pcr"] == pcr.get());
+    let digest = |record: &serde_json::Value| {
+        let digests = record["digests"].as_array().unwrap();
+        let of_bank = digests.iter().find(|digest| digest["hashAlg"] == bank.name()).unwrap();
+        of_bank["digest"].as_str().unwrap().to_owned()
+    };
+    of_pcr.map(digest).collect()
+}
+
+/// systemd-pcrlock knows an image and its sections; the kernel inside it, and its words, apart.
+#[test]
+fn pcrlock_expects_the_same() {
+    let parts = Parts::new();
+    let mut options = ["linux", "initrd"].map(|name| parts.option(name, name)).to_vec();
+    options.push(format!("--cmdline=@{}", parts.path("cmdline").display()));
+    options.extend([format!("--os-release=@{}", parts.path("osrel").display())]);
+    options.push("--uname=6.12".into());
+    parts.ukify("uki.efi", &options);
+    let lock = |verb: &str, input: &str| {
+        let mut command = Systemd::Trixie.command("/usr/lib/systemd/systemd-pcrlock");
+        command.arg(verb).arg(parts.path(input)).arg(parts.option("pcrlock", "expected"));
+        run(&mut command).ok();
+        parts.path("expected")
+    };
+    let file = OnDisk::open(&parts.path("uki.efi"));
+    let image = Uki::open(&file).unwrap();
+    let events = boot(&image).events().unwrap();
+    let itself = Pending::measure(&[image.image()], &PcrBank::ALL).unwrap();
+    let measured = Pending::measure(&events, &PcrBank::ALL).unwrap();
+    let of = |measured: &[Measured], pcr: PcrIndex, bank: PcrBank| -> Vec<String> {
+        let of_pcr = measured.iter().filter(|event| event.pcr == pcr);
+        of_pcr.map(|event| event.digest(bank).unwrap().to_string()).collect()
+    };
+    let expected = lock("lock-uki", "uki.efi");
+    for bank in PcrBank::ALL {
+        let (code, kernel) = (PcrIndex::BOOT_LOADER_CODE, PcrIndex::KERNEL_BOOT);
+        assert_eq!(locked(&expected, code, bank), of(&itself, code, bank), "{bank}");
+        assert_eq!(locked(&expected, kernel, bank), of(&measured, kernel, bank), "{bank}");
+    }
+    let expected = lock("lock-pe", "linux");
+    let inner = of(&measured, PcrIndex::BOOT_LOADER_CODE, PcrBank::Sha384);
+    assert_eq!(locked(&expected, PcrIndex::BOOT_LOADER_CODE, PcrBank::Sha384), inner);
+    let words = ucs2::with_nul(&ucs2::widen(b"root=/dev/vda1 quiet"));
+    let initrd = Found::Bytes(Box::new(OnDisk::open(&parts.path("initrd"))));
+    let said = [
+        ("lock-kernel-cmdline", "cmdline", efi_stub::load_options(&words)),
+        ("lock-kernel-initrd", "initrd", efi_stub::initrd(Content::of_file(&initrd))),
+    ];
+    for (verb, input, event) in said {
+        let measured = Pending::measure(&[event.unwrap()], &PcrBank::ALL).unwrap();
+        let (pcr, bank) = (PcrIndex::KERNEL_INITRD, PcrBank::Sha256);
+        assert_eq!(locked(&lock(verb, input), pcr, bank), of(&measured, pcr, bank), "{verb}");
+    }
 }
 
 #[test]
