@@ -383,6 +383,8 @@ fn refusals_say_what_is_wrong() {
         assert_eq!(output.status.code(), Some(*code), "{args:?}: {said}");
         assert!(said.contains(words), "{args:?}: {said}");
         assert!(output.stdout.is_empty(), "{args:?}");
+        // One line of cause, one of remedy; wrong arguments bring the usage with them.
+        assert!(said.starts_with("error: ") || said.lines().count() == 2, "{args:?}: {said}");
     }
 }
 

@@ -139,6 +139,19 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         Error::RecordFull => {
             "remove one that is no longer booted: vmseal status DEVICE, vmseal revoke DEVICE --keyslot N"
         }
+        Error::Artifact { .. } => {
+            "name a file or folder that can be read, in the form that vmseal(8) tells"
+        }
+        Error::BadSet { .. } => {
+            "write --set PATH=FILE, --set PATH=@DIGESTS.json or --set @DIGESTS.json"
+        }
+        Error::BadQemu { .. } => "write the version as QEMU does: --qemu 10.0",
+        Error::NoSuchEntry { .. } => {
+            "vmseal predict without --entry and --kernel-release tells every entry"
+        }
+        Error::BaseNotReproduced(_) => {
+            "give the files of the boot that the log is of with --base-esp and --base-boot, or leave these out"
+        }
         _ => return None,
     })
 }
