@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::facts::{Answer, Facts};
-use super::files::{BootFiles, normal_path};
+use super::files::{BootFiles, FileRef, normal_path};
 use super::machine::{Machine, Picked, Stop};
 use super::teach::{Expected, Teacher, devices, facts_of, image, split_device};
 use crate::artifact::{FilesError, Found, Volume};
-use crate::measurement::EventLog;
+use crate::measurement::{Digest, Event, EventData, EventLog};
 
 /// How far ahead in the log an event of the walk is looked for: past the entries of a menu.
 const WINDOW: usize = 256;
@@ -103,8 +103,24 @@ pub fn follow(files: &BootFiles, log: &EventLog) -> Result<Facts, FilesError> {
         cause: "the log of the boot that ran names no configuration that is at hand".into(),
     };
     let (_, mut facts) = best.filter(|(common, _)| *common > 0).ok_or_else(nothing)?;
-    facts.image = image(files, log)?;
+    // Another image may hold other modules than those that the log is about.
+    facts.image = image(files, log)?.map(|(file, _)| {
+        let logged = digests_of(log, &file);
+        (file, logged)
+    });
     Ok(facts)
+}
+
+/// What the log has measured of an image.
+fn digests_of(log: &EventLog, file: &FileRef) -> Vec<Digest> {
+    let is_of = |event: &&Event| match event.data() {
+        EventData::Image { device_path: Some(path), .. } => path.file().is_some_and(|text| {
+            normal_path(&text.as_str().replace('\\', "/")).eq_ignore_ascii_case(&file.path)
+        }),
+        _ => false,
+    };
+    let events = log.events().iter().filter(is_of);
+    events.flat_map(|event| event.known_digests().collect::<Vec<_>>()).collect()
 }
 
 /// Whether the bytes of a file are there, under the name that GRUB has for it.
