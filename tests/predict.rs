@@ -319,9 +319,11 @@ fn what_is_not_known_is_named_and_not_guessed() {
     let other = fixture("shim-nosb-deb13/base/artifacts.json");
     let other = format!("EFI/BOOT/BOOTX64.EFI=@{}", other.display());
     let args: Vec<&str> = NEW_BOOT.iter().copied().chain(["--set", &other]).collect();
-    let (base, new) = ("grub-tpm-deb13/base", "grub-tpm-deb13/kernel3");
-    let row = compare(default_entry(&json(&predict(base, new, &args))), &measured(new));
-    assert_eq!(row.iter().find(|(pcr, _)| *pcr == 9), Some(&(9, "?")), "{row:?}");
+    let base = "grub-tpm-deb13/base";
+    for new in ["grub-tpm-deb13/kernel3", "grub-tpm-deb13/initrd"] {
+        let row = compare(default_entry(&json(&predict(base, new, &args))), &measured(new));
+        assert_eq!(row.iter().find(|(pcr, _)| *pcr == 9), Some(&(9, "?")), "{new}: {row:?}");
+    }
     // QEMU writes into the header of a kernel that is not at hand.
     let old = "direct-qemu10.0.2-ovmf2022.11/base";
     let new = "direct-qemu10.0.2-ovmf2022.11/initrd";

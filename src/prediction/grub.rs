@@ -65,6 +65,7 @@ pub(super) fn facts(
     let digests = Digests { artifacts, files: seen };
     let files = BootFiles { files: seen, digests: &digests, banks };
     match learn(&files, log) {
+        Ok(lesson) if base.is_none() => Ok(lesson.facts.about_image_of(log)),
         Ok(lesson) => Ok(lesson.facts),
         // Without words of GRUB there is nothing to learn: the usual places hold.
         Err(_) if !is_measured && base.is_none() => {

@@ -103,12 +103,20 @@ pub fn follow(files: &BootFiles, log: &EventLog) -> Result<Facts, FilesError> {
         cause: "the log of the boot that ran names no configuration that is at hand".into(),
     };
     let (_, mut facts) = best.filter(|(common, _)| *common > 0).ok_or_else(nothing)?;
-    // Another image may hold other modules than those that the log is about.
-    facts.image = image(files, log)?.map(|(file, _)| {
-        let logged = digests_of(log, &file);
-        (file, logged)
-    });
-    Ok(facts)
+    facts.image = image(files, log)?;
+    Ok(facts.about_image_of(log))
+}
+
+impl Facts {
+    /// The same, as facts about the image that `log` has measured: they are from files to come, and
+    /// another image may hold other modules.
+    #[must_use]
+    pub fn about_image_of(mut self, log: &EventLog) -> Self {
+        if let Some((file, digests)) = &mut self.image {
+            *digests = digests_of(log, file);
+        }
+        self
+    }
 }
 
 /// What the log has measured of an image.
