@@ -123,6 +123,11 @@ impl Pin {
         Self { uuid: uuid.to_owned(), entry }
     }
 
+    /// The pinned segment object.
+    pub(super) fn segment(&self) -> &Map<String, Value> {
+        &self.entry.segment
+    }
+
     /// The UUID of the volume.
     pub fn uuid(&self) -> &str {
         &self.uuid
@@ -243,7 +248,7 @@ fn compare(
     }
 }
 
-fn mismatch(field: &str, expected: &str, found: &str) -> PinMismatch {
+pub(super) fn mismatch(field: &str, expected: &str, found: &str) -> PinMismatch {
     let [field, expected, found] = [field, expected, found].map(printable);
     PinMismatch { field, expected, found }
 }
