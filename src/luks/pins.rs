@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::error::LuksError;
 use super::lock::MetadataLock;
-use super::pin::{Entry, Pin};
+use super::pin::{Entry, Pin, digest_of};
 
 /// How long another enrolment that writes its pin is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -96,6 +96,16 @@ impl Pins {
             Some(Ok(entry)) => Ok(Some(Pin::new(uuid, entry))),
             Some(Err(_)) => Err(PinsError::MalformedEntry { uuid: uuid.to_owned() }),
         }
+    }
+
+    /// The pin of a volume of which only the digest is known, as `vmseal.pin=UUID:HEX` tells it.
+    /// `candidate` may come from the volume itself: it counts only where it has that digest.
+    pub fn from_hash(uuid: &str, hex: &str, candidate: &Value) -> Option<Pin> {
+        if !digest_of(candidate).eq_ignore_ascii_case(hex) {
+            return None;
+        }
+        let entry = serde_json::from_value::<Entry>(candidate.clone()).ok()?;
+        Some(Pin::new(uuid, entry))
     }
 
     /// Sets the pin of its volume. Fields of the old entry that vmseal does not know stay.
