@@ -141,6 +141,7 @@ impl<'a> Pass<'a> {
         let mut missing = false;
         for volume in volumes {
             if self.report.is_barred(&volume.name) {
+                say(format_args!("{}: not the pinned volume, as before", volume.name));
                 self.outcomes.push((volume.name, Exit::NotPinned));
                 continue;
             }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use vmseal::Error;
 use vmseal::boot::{BootVolume, KernelLine, Machine};
 use vmseal::luks::{HeaderCopy, LuksError, Pin, Pins, PinsError};
+use vmseal::token::Record;
 
 use crate::args::{Args, Command};
 
@@ -15,6 +16,8 @@ pub struct Known {
     /// In the order in which they are opened.
     pub volumes: Vec<BootVolume>,
     pins: Result<Pins, PinsError>,
+    /// Of the kernel command line, which wins: UUID and digest.
+    digests: Vec<(String, String)>,
     file: PathBuf,
 }
 
@@ -35,7 +38,7 @@ impl Known {
             }
             _ => of_system(&args.crypttab, &line, pins.as_ref().ok()),
         };
-        Self { volumes, pins, file: args.pins.clone() }
+        Self { volumes, pins, digests: line.pins, file: args.pins.clone() }
     }
 
     /// The header on a volume's device, compared with its pin. What cannot be compared is not the
@@ -65,6 +68,14 @@ impl Known {
     fn pin(&self, header: &HeaderCopy) -> Result<Pin, Error> {
         let uuid = header.metadata().uuid().to_owned();
         let pins = self.pins.as_ref().map_err(Clone::clone)?;
+        let digests = self.digests.iter().filter(|(pinned, _)| *pinned == uuid);
+        let digests: Vec<_> = digests.map(|(_, digest)| digest.as_str()).collect();
+        if !digests.is_empty() {
+            let record =
+                Record::find(&header.metadata().tokens()).and_then(|(_, found)| found.ok());
+            let candidate = record.and_then(|record| record.pin);
+            return Ok(pins.by_digest(&uuid, &digests, candidate.as_ref())?);
+        }
         pins.get(&uuid)?.ok_or_else(|| Error::NoPin { uuid, pins: self.file.clone() })
     }
 }
