@@ -18,6 +18,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use args::{Args, Command};
+use rustix::fs::FlockOperation;
 use say::say;
 use vmseal::boot::{BOOT_REPORT, Machine};
 use vmseal::exit::Exit;
@@ -65,6 +66,6 @@ fn lock(machine: &Machine) -> Option<File> {
     let path = machine.root().join(BOOT_REPORT).with_file_name("lock");
     fs::create_dir_all(path.parent()?).ok()?;
     let file = File::options().create(true).append(true).open(path).ok()?;
-    file.lock().ok()?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive).ok()?;
     Some(file)
 }
