@@ -198,6 +198,11 @@ impl BootReport {
         *phase = phase.saturating_add(milliseconds);
     }
 
+    /// Whether the boot step opened a volume.
+    pub fn is_opened(&self, name: &str) -> bool {
+        self.volumes.iter().any(|volume| volume.name == name && volume.by.is_some())
+    }
+
     /// Whether a volume must not be opened by anybody in this boot.
     pub fn is_barred(&self, name: &str) -> bool {
         let barred = |volume: &VolumeReport| volume.exit == Exit::NotPinned.code();

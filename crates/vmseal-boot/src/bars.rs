@@ -5,7 +5,7 @@ use std::path::Path;
 use vmseal::Error;
 use vmseal::boot::{self, BootReport, LatchState, Machine};
 use vmseal::exit::Exit;
-use vmseal::luks::Mapping;
+use vmseal::luks::{LuksError, Mapping};
 use vmseal::tpm::{Tpm, TpmError};
 
 use crate::args::Args;
@@ -37,7 +37,10 @@ pub fn gate(args: &Args, machine: &Machine) -> Exit {
         return Exit::NoTpm;
     }
     let known = Known::of(args, machine);
-    let barred = known.volumes.iter().filter_map(|volume| {
+    let report = BootReport::read(machine.root()).unwrap_or_default();
+    // What was opened here was opened by the header that had been compared.
+    let strangers = known.volumes.iter().filter(|volume| !report.is_opened(&volume.name));
+    let barred = strangers.filter_map(|volume| {
         let error = check_mapping(&known, machine, &volume.name, &volume.device).err()?;
         say(format_args!("{}: {error}", volume.name));
         Some(())
@@ -70,7 +73,11 @@ pub fn check(args: &Args, machine: &Machine, name: &str) -> Exit {
             Ok(()) => Exit::Done,
             Err(error) => {
                 say(format_args!("{name}: {error}"));
-                error.exit()
+                match error {
+                    Error::Luks(LuksError::DeviceMissing { .. }) => Exit::Refused,
+                    // What cannot be compared is not the pinned one.
+                    _ => Exit::NotPinned,
+                }
             }
         }
     };

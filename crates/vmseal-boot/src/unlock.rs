@@ -196,7 +196,7 @@ impl<'a> Pass<'a> {
             self.report.tpm = TpmState::Failed;
         }
         let error = Error::from(failure);
-        if !self.waiting.is_empty() || self.outcomes.is_empty() {
+        if !self.waiting.is_empty() {
             say(&error);
         }
         for waiting in &mut self.waiting {
