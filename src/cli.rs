@@ -144,6 +144,19 @@ pub struct Enroll {
     /// Seal although no PCR covers this: firmware, loader, kernel, initrd or cmdline
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     pub allow_uncovered: Vec<Component>,
+    /// Use no TPM: put a key file for this data volume into the encrypted root, and a line into
+    /// crypttab
+    #[arg(long, conflicts_with_all = [
+        "policy", "authority_public", "signature", "pin", "pcrs", "bank", "recovery_key",
+        "allow_uncovered", "this_boot", "rebuild", "header",
+    ])]
+    pub attach_to_root: bool,
+    /// Name of the open data volume in crypttab [default: luks-UUID]
+    #[arg(long, value_name = "NAME", requires = "attach_to_root")]
+    pub name: Option<String>,
+    /// Put the key file into a root that is not known to be encrypted
+    #[arg(long, requires = "attach_to_root")]
+    pub allow_unencrypted_root: bool,
     /// Seal to the boot that runs, although another initramfs or kernel may boot next
     #[arg(long)]
     pub this_boot: bool,

@@ -200,6 +200,25 @@ pub enum Error {
     BaseNotReproduced(NotReproduced),
     /// The boot to come cannot be told well enough to be sealed to.
     Unforeseen(Unforeseen),
+    /// A key file would lie on a file system that is not encrypted.
+    RootNotEncrypted {
+        /// Where it would lie.
+        folder: PathBuf,
+    },
+    /// A key file that cannot be read or written.
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// crypttab cannot be read, written or added to.
+    Crypttab {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
     /// The initramfs could not be rebuilt.
     RebuildFailed {
         /// The command.
@@ -267,6 +286,9 @@ impl Error {
             | Self::BaseNotReproduced(_)
             | Self::Unforeseen(_)
             | Self::RebuildFailed { .. }
+            | Self::RootNotEncrypted { .. }
+            | Self::KeyFile { .. }
+            | Self::Crypttab { .. }
             | Self::RecordFull
             | Self::RecordNewer { .. } => Exit::Refused,
         }
@@ -381,6 +403,12 @@ impl fmt::Display for Error {
                     }
                     None => write!(f, "the next boot cannot be told: {event}: {why}"),
                 }
+            }
+            Self::RootNotEncrypted { folder } => {
+                write!(f, "{} is not known to lie on encrypted devices only", folder.display())
+            }
+            Self::KeyFile { path, cause } | Self::Crypttab { path, cause } => {
+                write!(f, "{}: {cause}", path.display())
             }
             Self::RebuildFailed { command, cause } => {
                 write!(

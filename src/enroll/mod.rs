@@ -3,6 +3,7 @@
 
 mod adopt;
 mod apply;
+pub mod attach;
 mod keyslots;
 mod next;
 mod plan;
