@@ -144,9 +144,37 @@ pub struct Enroll {
     /// Seal although no PCR covers this: firmware, loader, kernel, initrd or cmdline
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     pub allow_uncovered: Vec<Component>,
+    /// Use no TPM: put a key file for this data volume into the encrypted root, and a line into
+    /// crypttab
+    #[arg(long, conflicts_with_all = [
+        "policy", "authority_public", "signature", "pin", "pcrs", "bank", "recovery_key",
+        "allow_uncovered", "this_boot", "rebuild", "header",
+    ])]
+    pub attach_to_root: bool,
+    /// Name of the open data volume in crypttab [default: luks-UUID]
+    #[arg(long, value_name = "NAME", requires = "attach_to_root")]
+    pub name: Option<String>,
+    /// Put the key file into a root that is not known to be encrypted
+    #[arg(long, requires = "attach_to_root")]
+    pub allow_unencrypted_root: bool,
+    /// Seal to the boot that runs, although another initramfs or kernel may boot next
+    #[arg(long)]
+    pub this_boot: bool,
+    /// Whether to rebuild an initramfs that lacks the pin
+    #[arg(long, value_enum, default_value_t = Rebuild::Auto)]
+    pub rebuild: Rebuild,
     /// Show what would be sealed to, and change nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Whether to rebuild the initramfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Rebuild {
+    /// Where it is not known to carry the pins as they are.
+    Auto,
+    /// Never: the files are taken as they are.
+    Never,
 }
 
 /// How the TPM decides whether to release the secret.
@@ -260,7 +288,7 @@ pub struct Explain {
 }
 
 /// `vmseal predict`
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Predict {
     /// Only the entry of this name
     #[arg(long, value_name = "ID", conflicts_with = "kernel_release")]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::boot::{Mismatch, Unapproved};
 use crate::coverage::Uncovered;
+use crate::enroll::Unforeseen;
 use crate::exit::Exit;
 use crate::luks::{LuksError, PinMismatch, PinsError, Unpinnable};
 use crate::measurement::text::printable;
@@ -197,6 +198,34 @@ pub enum Error {
     },
     /// The files of the boot that ran are not those that its log tells of.
     BaseNotReproduced(NotReproduced),
+    /// The boot to come cannot be told well enough to be sealed to.
+    Unforeseen(Unforeseen),
+    /// A key file would lie on a file system that is not encrypted.
+    RootNotEncrypted {
+        /// Where it would lie.
+        folder: PathBuf,
+    },
+    /// A key file that cannot be read or written.
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// crypttab cannot be read, written or added to.
+    Crypttab {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// The initramfs could not be rebuilt.
+    RebuildFailed {
+        /// The command.
+        command: String,
+        /// How it ended.
+        cause: String,
+    },
     /// Not a version of QEMU.
     BadQemu {
         /// What was given.
@@ -255,6 +284,11 @@ impl Error {
             | Self::AuthorityKey { .. }
             | Self::Artifact { .. }
             | Self::BaseNotReproduced(_)
+            | Self::Unforeseen(_)
+            | Self::RebuildFailed { .. }
+            | Self::RootNotEncrypted { .. }
+            | Self::KeyFile { .. }
+            | Self::Crypttab { .. }
             | Self::RecordFull
             | Self::RecordNewer { .. } => Exit::Refused,
         }
@@ -361,6 +395,28 @@ impl fmt::Display for Error {
                 write!(f, "--set {}: expected PATH=FILE", printable(set, 200))
             }
             Self::BaseNotReproduced(error) => error.fmt(f),
+            Self::Unforeseen(Unforeseen { pcr, event, why }) => {
+                let (event, why) = (printable(event, 120), printable(why, 160));
+                match pcr {
+                    Some(pcr) => {
+                        write!(f, "PCR {pcr} of the next boot cannot be told: {event}: {why}")
+                    }
+                    None => write!(f, "the next boot cannot be told: {event}: {why}"),
+                }
+            }
+            Self::RootNotEncrypted { folder } => {
+                write!(f, "{} is not known to lie on encrypted devices only", folder.display())
+            }
+            Self::KeyFile { path, cause } | Self::Crypttab { path, cause } => {
+                write!(f, "{}: {cause}", path.display())
+            }
+            Self::RebuildFailed { command, cause } => {
+                write!(
+                    f,
+                    "the initramfs could not be rebuilt: {}: {cause}",
+                    printable(command, 200)
+                )
+            }
             Self::BadQemu { found } => {
                 write!(f, "--qemu {}: expected a version such as 10.0", printable(found, 60))
             }

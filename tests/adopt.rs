@@ -157,3 +157,17 @@ fn without_a_log_the_pin_is_made_and_the_doubt_is_told() {
     assert_eq!(ran.says("no event log").json()["tokens"][0]["uncovered"], Value::Null);
     assert!(pins(&machine)[UUID].is_object());
 }
+
+#[test]
+fn an_initramfs_that_must_be_rebuilt_is_spoken_of_before_and_after() {
+    let machine = Machine::booted(VMSEAL);
+    let options = ["--tpm2-pcrs=4+7+11", "--tpm2-public-key="];
+    Systemd::Trixie.enroll(&machine.tpm, &machine.image, &options).ok();
+    let root = machine.file("root");
+    let hook = root.join("usr/share/initramfs-tools/hooks/vmseal");
+    std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    std::fs::write(hook, "").unwrap();
+    let root = ["--root", root.to_str().unwrap()];
+    let ran = adopt(&machine, &root).ok().says("will not open with one that carries the pin");
+    ran.says("the initramfs must carry").says(": update-initramfs -u -k all");
+}

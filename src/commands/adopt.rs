@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 use vmseal::Error;
 use vmseal::boot::{self, Choice, Sources, Verdict};
-use vmseal::coverage::Coverage;
+use vmseal::coverage::{BootPath, Coverage};
 use vmseal::enroll::{self, Adopted, Adoption};
-use vmseal::luks::{Device, HeaderCopy, Metadata};
+use vmseal::luks::{Device, HeaderCopy, Metadata, Pins};
 use vmseal::tpm::Tpm;
 
+use super::rebuild::{Carried, Integration};
 use super::seal_point::Pcrs;
 use super::terminal::{self, Talk};
 use super::{Done, inputs};
@@ -26,8 +27,20 @@ pub fn run(global: &Global, args: &Adopt, talk: Talk) -> Done {
     }
     let sources = inputs::sources(global, &args.signature)?;
     let adoption = plan(copy.metadata(), &tpm, &pcrs, &sources)?;
+    let uuid = copy.metadata().uuid().to_owned();
     drop(copy);
     warn(&adoption, &pcrs, talk);
+    let integration = Integration::find(global);
+    // Not known before the volume has a pin, which changes the digest of the file.
+    let is_carried = |integration: &Integration| {
+        let pinned =
+            Pins::read(&global.pins).is_ok_and(|pins| pins.uuids().any(|known| known == uuid));
+        pinned && integration.carried(global) != Carried::No
+    };
+    let rebuild = integration.filter(|integration| !is_carried(integration));
+    if rebuild.is_some() {
+        warn_of_rebuild(&adoption, &pcrs, talk);
+    }
     if args.dry_run {
         report(talk, &adoption, false);
         talk.prose("nothing was changed");
@@ -47,7 +60,34 @@ pub fn run(global: &Global, args: &Adopt, talk: Talk) -> Done {
         device.metadata().uuid(),
         global.pins.display()
     ));
+    if let Some(integration) = rebuild {
+        talk.remark(format_args!(
+            "the initramfs must carry {}, or the volume is refused at boot: {}",
+            global.pins.display(),
+            integration.command()
+        ));
+    }
     Ok(())
+}
+
+/// The initramfs with the pin in it is another initrd.
+fn warn_of_rebuild(adoption: &Adoption, pcrs: &Pcrs, talk: Talk) {
+    let path = pcrs.logs.as_ref().map(|logs| Coverage::of(&logs.firmware).boot_path());
+    let of_initrd: &[u8] = match path {
+        Some(BootPath::Uki | BootPath::SystemdBootUki | BootPath::ChainedUki) => &[4, 9, 11],
+        _ => &[9],
+    };
+    let is_sealed = |token: &&Adopted| {
+        let token = token.judgement.verdict.token();
+        let mut pcrs = token.into_iter().flat_map(|token| &token.pcrs.pcrs);
+        pcrs.any(|pcr| of_initrd.contains(&pcr.get()))
+    };
+    for token in adoption.tokens.iter().filter(is_sealed) {
+        talk.remark(format_args!(
+            "WARNING: token {} is sealed to the initrd as it is, and will not open with one that carries the pin: vmseal enroll seals to that boot",
+            token.judgement.token
+        ));
+    }
 }
 
 fn plan(metadata: &Metadata, tpm: &Tpm, pcrs: &Pcrs, sources: &Sources) -> Result<Adoption, Error> {

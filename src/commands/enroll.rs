@@ -9,15 +9,18 @@ use serde_json::{Value, json};
 use vmseal::Error;
 use vmseal::boot::{self, BootLogs};
 use vmseal::coverage::{Component, Coverage};
-use vmseal::enroll::{self, Chosen, Enrolled, Plan, With};
-use vmseal::luks::{Device, HeaderCopy};
+use vmseal::enroll::{self, Chosen, Enrolled, NextBoot, Plan, With};
+use vmseal::luks::{Device, HeaderCopy, Pins};
 use vmseal::measurement::diff::Expected;
 use vmseal::measurement::pcr::{join_pcrs, parse_pcrs};
+use vmseal::measurement::text::printable;
 use vmseal::measurement::{PcrSelection, PcrValues};
 use vmseal::policy::{AuthorityKey, with_latch};
 use vmseal::recovery::RecoveryKey;
 use vmseal::tpm::{Tpm, TpmError};
 
+use super::next_boot::{self, Prepared};
+use super::rebuild::{Carried, Integration};
 use super::terminal::{self, Talk};
 use super::{Done, inputs};
 use crate::cli::{Enroll, Global};
@@ -47,13 +50,13 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     for caution in plan.coverage.iter().flat_map(Coverage::cautions) {
         talk.remark(caution);
     }
+    let integration = match args.this_boot || global.eventlog.is_some() {
+        true => None,
+        false => Integration::find(global),
+    };
+    let next = integration.as_ref().zip(logs.as_ref());
     if args.dry_run {
-        if talk.json {
-            talk.object(&json!({ "plan": plan_json(&plan) }));
-        }
-        talk.prose(describe(&plan));
-        talk.prose("nothing was changed");
-        return Ok(());
+        return dry_run(global, &plan, next, talk);
     }
     talk.detail(describe(&plan));
     let prompt = format!("Passphrase of {}: ", device.display());
@@ -62,41 +65,117 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
         true => Some(terminal::new_pin(args.pin_file.as_deref(), talk)?),
         false => None,
     };
-    let mut device = Device::open(device, header).map_err(Error::from)?;
+    let open = || Device::open(device, header).map_err(Error::from);
+    let mut device = open()?;
     let (opened, key) = device.open_keyslot(None, &passphrase).map_err(Error::from)?;
     drop(passphrase);
+    let pins_before = Pins::read(&global.pins).map_err(Error::from)?;
+    let prepared = match next {
+        None => None,
+        Some((integration, logs)) => {
+            enroll::pin_volume(&global.pins, device.metadata(), &key)?;
+            // The generator reads headers too, and would wait for the lock.
+            drop(device);
+            let prepared = next_boot::prepare(global, args, integration, (&plan, logs), talk)?;
+            device = open()?;
+            Some(prepared)
+        }
+    };
+    let foreseen = prepared.as_ref().and_then(|prepared| prepared.next.as_ref());
+    let is_next = foreseen.is_some_and(|next| next.plan.values != plan.values);
+    let plan = foreseen.map_or(plan, |next| next.plan.clone());
     // A recovery key must fit as well, or nothing is written.
     let extra: Vec<Value> =
         args.recovery_key.then(|| enroll::recovery_token(31)).into_iter().collect();
     let with =
         With { pins: &global.pins, extra: &extra, pin: pin.as_ref(), approvals: &sources.gather() };
     let enrolled = enroll::apply(&mut device, (opened, &key), &tpm, &plan, &with)?;
-    keep_expected(global, &plan, &enrolled, logs.as_ref(), talk);
+    keep_expected(global, &plan, &enrolled, (foreseen, logs.as_ref()), talk);
+    let done = Report { plan: &plan, enrolled: &enrolled, prepared: prepared.as_ref(), is_next };
     if args.recovery_key {
         enroll::add_recovery_key(&mut device, &key, |recovery, keyslot| {
-            report(talk, &plan, &enrolled, Some((recovery, keyslot)))
+            done.say(talk, Some((recovery, keyslot)))
                 .map_err(|error| Error::NotShown { cause: error.to_string() })
         })?;
     } else {
         // The volume is sealed, whether or not somebody listens.
-        let _ = report(talk, &plan, &enrolled, None);
+        let _ = done.say(talk, None);
     }
     talk.detail(format_args!("pinned the volume in {}", global.pins.display()));
+    remark_on_pins(global, &pins_before, prepared.as_ref(), device.metadata().uuid(), talk);
     Ok(())
 }
 
-/// Keeps the events of this boot for explanations. Without them a refusal says less, so that nothing
+/// What else the pins ask for.
+fn remark_on_pins(
+    global: &Global,
+    before: &Pins,
+    prepared: Option<&Prepared>,
+    uuid: &str,
+    talk: Talk,
+) {
+    let Ok(pins) = Pins::read(&global.pins) else { return };
+    if prepared.is_none() && pins != *before {
+        talk.remark(format_args!(
+            "the initramfs must carry {}: rebuild it, boot it, and enroll again",
+            global.pins.display()
+        ));
+    }
+    let rebuilt = prepared.is_some_and(|prepared| prepared.rebuilt.is_some());
+    let others: Vec<_> = pins.uuids().filter(|other| *other != uuid).collect();
+    if rebuilt && !others.is_empty() {
+        talk.remark(format_args!(
+            "the initramfs is another one now: what is sealed to a TPM on these volumes must be enrolled again: {}",
+            others.join(", ")
+        ));
+    }
+}
+
+/// What would be done.
+fn dry_run(
+    global: &Global,
+    plan: &Plan,
+    next: Option<(&Integration, &BootLogs)>,
+    talk: Talk,
+) -> Done {
+    let carried = next.map(|(integration, _)| integration.carried(global));
+    let rebuild = next.filter(|_| carried == Some(Carried::No));
+    let rebuild = rebuild.map(|(integration, _)| integration.command());
+    let foreseen = match next.filter(|_| rebuild.is_none()) {
+        Some((_, logs)) => Some(next_boot::predicted(global, plan, logs)?),
+        None => None,
+    };
+    let plan = foreseen.as_ref().map_or(plan, |next| &next.plan);
+    if talk.json {
+        let boot = if next.is_some() { "next" } else { "this" };
+        talk.object(&json!({ "plan": plan_json(plan), "boot": boot, "rebuild": rebuild }));
+    }
+    talk.prose(describe(plan));
+    if let Some(command) = rebuild {
+        talk.prose(format_args!("the initramfs would be rebuilt first: {command}"));
+        talk.prose("the values are those of the next boot, which is predicted after that");
+    } else if let Some(next) = &foreseen {
+        talk.prose(format_args!("the next boot: {}", printable(&next.entry, 200)));
+    }
+    talk.prose("nothing was changed");
+    Ok(())
+}
+
+/// Keeps the events of the boot that was sealed to for explanations. Without them a refusal says less, so that nothing
 /// fails where they cannot be written.
 fn keep_expected(
     global: &Global,
     plan: &Plan,
     enrolled: &Enrolled,
-    logs: Option<&BootLogs>,
+    (next, logs): (Option<&NextBoot>, Option<&BootLogs>),
     talk: Talk,
 ) {
     let (Some(folder), Some(logs)) = (inputs::own_expected_folder(global), logs) else { return };
     let bank = plan.values.bank();
-    let notes = logs.notes(bank, inputs::cmdline(global).as_deref());
+    let notes = match next {
+        Some(next) => next.notes.clone(),
+        None => logs.notes(bank, inputs::cmdline(global).as_deref()),
+    };
     let expected = Expected::new(bank, plan.policy_digest().to_string(), notes);
     if let Err(error) = boot::write_expected(folder, enrolled.keyslot, &expected) {
         talk.remark(format_args!(
@@ -181,61 +260,75 @@ fn plan_json(plan: &Plan) -> Value {
     })
 }
 
-/// Says what was done. Fails where a recovery key did not get through.
-fn report(
-    talk: Talk,
-    plan: &Plan,
-    enrolled: &Enrolled,
-    recovery: Option<(&RecoveryKey, u32)>,
-) -> io::Result<()> {
-    if talk.json {
-        let mut object = json!({
-            "keyslot": enrolled.keyslot,
-            "token": enrolled.token,
-            "superseded": enrolled.superseded,
-            "kept": enrolled.kept,
-            "proven": enrolled.proven,
-            "plan": plan_json(plan),
-        });
-        if let (Some((key, keyslot)), Some(object)) = (recovery, object.as_object_mut()) {
-            object.insert("recovery_key".into(), key.expose().into());
-            object.insert("recovery_keyslot".into(), keyslot.into());
+/// What was done.
+struct Report<'a> {
+    plan: &'a Plan,
+    enrolled: &'a Enrolled,
+    prepared: Option<&'a Prepared>,
+    /// Whether the boot that was sealed to is another one than this.
+    is_next: bool,
+}
+
+impl Report<'_> {
+    /// Says it. Fails where a recovery key did not get through.
+    fn say(&self, talk: Talk, recovery: Option<(&RecoveryKey, u32)>) -> io::Result<()> {
+        let Self { plan, enrolled, prepared, is_next } = *self;
+        if talk.json {
+            let mut object = json!({
+                "keyslot": enrolled.keyslot,
+                "token": enrolled.token,
+                "superseded": enrolled.superseded,
+                "kept": enrolled.kept,
+                "proven": enrolled.proven,
+                "plan": plan_json(plan),
+            });
+            if let (Some(object), Value::Object(boot)) =
+                (object.as_object_mut(), next_boot::to_json(prepared))
+            {
+                object.extend(boot);
+            }
+            if let (Some((key, keyslot)), Some(object)) = (recovery, object.as_object_mut()) {
+                object.insert("recovery_key".into(), key.expose().into());
+                object.insert("recovery_keyslot".into(), keyslot.into());
+            }
+            return terminal::deliver(format_args!("{object:#}"));
         }
-        return terminal::deliver(format_args!("{object:#}"));
-    }
-    talk.prose(format_args!(
-        "sealed keyslot {} to {} (token {})",
-        enrolled.keyslot,
-        describe(plan),
-        enrolled.token
-    ));
-    for keyslot in &enrolled.superseded {
-        talk.prose(format_args!("removed keyslot {keyslot}, sealed to the same boot before"));
-    }
-    for keyslot in &enrolled.kept {
-        talk.prose(format_args!("kept keyslot {keyslot}, sealed before"));
-        if plan.pin {
-            talk.remark(format_args!(
+        talk.prose(format_args!(
+            "sealed keyslot {} to {} (token {})",
+            enrolled.keyslot,
+            describe(plan),
+            enrolled.token
+        ));
+        for keyslot in &enrolled.superseded {
+            talk.prose(format_args!("removed keyslot {keyslot}, sealed to the same boot before"));
+        }
+        for keyslot in &enrolled.kept {
+            talk.prose(format_args!("kept keyslot {keyslot}, sealed before"));
+            if plan.pin {
+                talk.remark(format_args!(
                 "keyslot {keyslot} may open without this PIN: vmseal status tells, vmseal revoke removes it"
             ));
+            }
         }
-    }
-    if let (false, Some(digest)) = (enrolled.proven, plan.to_be_signed()) {
-        talk.remark(format_args!(
+        if let (false, Some(digest)) = (enrolled.proven, plan.to_be_signed()) {
+            talk.remark(format_args!(
             "not proven to open: that takes a signature of {digest}, and a boot that is not latched"
         ));
-    } else if !enrolled.proven {
-        talk.remark("this boot is latched: whether it opens shows at the next boot");
+        } else if is_next {
+            talk.remark("sealed to the next boot, not to this one: whether it opens shows then");
+        } else if !enrolled.proven {
+            talk.remark("this boot is latched: whether it opens shows at the next boot");
+        }
+        if let Some((key, keyslot)) = recovery {
+            // The key is data that was asked for: --quiet does not hide it.
+            terminal::deliver(key.expose())?;
+            show_qr(key);
+            talk.remark(format_args!(
+                "recovery key of keyslot {keyslot}: write it down now, it is not shown again"
+            ));
+        }
+        Ok(())
     }
-    if let Some((key, keyslot)) = recovery {
-        // The key is data that was asked for: --quiet does not hide it.
-        terminal::deliver(key.expose())?;
-        show_qr(key);
-        talk.remark(format_args!(
-            "recovery key of keyslot {keyslot}: write it down now, it is not shown again"
-        ));
-    }
-    Ok(())
 }
 
 /// A QR code, for whoever sits at the terminal.

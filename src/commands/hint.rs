@@ -149,6 +149,15 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         Error::NoSuchEntry { .. } => {
             "vmseal predict without --entry and --kernel-release tells every entry"
         }
+        Error::Unforeseen(_) => "reboot once, then run vmseal enroll DEVICE again",
+        Error::RootNotEncrypted { .. } => {
+            "encrypt the root first, or accept that whoever has its disk has the key: --allow-unencrypted-root"
+        }
+        Error::KeyFile { .. } => "look at the file, or move it away: a new key is made then",
+        Error::Crypttab { .. } => "repair the file, or choose another name with --name NAME",
+        Error::RebuildFailed { .. } => {
+            "repair it, then run vmseal enroll DEVICE again: until then the disk opens as before"
+        }
         Error::BaseNotReproduced(_) => {
             "give the files of the boot that the log is of with --base-esp and --base-boot, or leave these out"
         }

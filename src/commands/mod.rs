@@ -1,13 +1,16 @@
 //! One file a verb: gather, call the library, print.
 
 mod adopt;
+mod attach;
 mod enroll;
 mod eventlog;
 mod explain;
 mod generate;
 mod hint;
 mod inputs;
+mod next_boot;
 mod predict;
+mod rebuild;
 mod revoke;
 mod seal_point;
 mod status;
@@ -27,6 +30,7 @@ use terminal::Talk;
 pub fn run(cli: &Cli) -> Exit {
     let talk = Talk::from(&cli.global);
     let done = match &cli.command {
+        Command::Enroll(args) if args.attach_to_root => attach::run(&cli.global, args, talk),
         Command::Enroll(args) => enroll::run(&cli.global, args, talk),
         Command::Adopt(args) => adopt::run(&cli.global, args, talk),
         Command::Unlock(args) => unlock::run(&cli.global, args, talk),

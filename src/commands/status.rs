@@ -244,6 +244,7 @@ fn word(kind: KeyslotUse) -> &'static str {
         KeyslotUse::Passphrase => "passphrase",
         KeyslotUse::RecoveryKey => "recovery key",
         KeyslotUse::Tpm => "TPM",
+        KeyslotUse::KeyFile => "key file",
         KeyslotUse::OtherToken => "other token",
         KeyslotUse::Unfinished => "left by an enrolment that was cut short",
         KeyslotUse::Unknown => "no token: perhaps a sealed keyslot whose token is gone",

@@ -60,6 +60,19 @@ pub(super) fn pin_entry(pins: &Path, pin: &Pin) -> Result<Value, Error> {
     Ok(pins.get(pin.uuid())?.map(|pin| pin.entry()).unwrap_or_default())
 }
 
+/// Pins the volume that `key` belongs to, ahead of anything else: true whatever follows. Returns
+/// whether the file of pins has changed.
+///
+/// # Errors
+/// [`Error::Unpinnable`], [`Error::NotPinned`], and those of the pins file.
+pub fn pin_volume(pins: &Path, metadata: &Metadata, key: &VolumeKey) -> Result<bool, Error> {
+    let pin = Pin::of(metadata, key)?;
+    check_pinned(pins, metadata, Some(key))?;
+    let before = Pins::read(pins)?;
+    Pins::update(pins, |pins| pins.set(&pin))?;
+    Ok(Pins::read(pins)? != before)
+}
+
 /// What an enrolment needs besides its plan.
 pub struct With<'a> {
     /// The file of pins.

@@ -7,6 +7,8 @@ use crate::policy::PolicyDigest;
 use crate::recovery;
 use crate::token::{Record, SystemdTpm2};
 
+use super::attach;
+
 /// What opens a keyslot, as far as the tokens tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyslotUse {
@@ -16,6 +18,8 @@ pub enum KeyslotUse {
     RecoveryKey,
     /// A secret that a TPM holds.
     Tpm,
+    /// A key file in the encrypted root.
+    KeyFile,
     /// Another token: FIDO2, PKCS#11, and the like.
     OtherToken,
     /// Left behind by an enrolment that did not end.
@@ -40,6 +44,11 @@ impl KeyslotUse {
                 Some("clevis") => return Self::Tpm,
                 _ if SystemdTpm2::is_type_of(token) => return Self::Tpm,
                 Some(super::recovery::UNSEEN) => return Self::Unfinished,
+                // On a passphrase's keyslot it is a lie.
+                Some(attach::TOKEN_TYPE) if is_machine_made(metadata, keyslot) => {
+                    return Self::KeyFile;
+                }
+                Some(attach::TOKEN_TYPE) => {}
                 Some(recovery::TOKEN_TYPE) => found = Some(Self::RecoveryKey),
                 _ => found = Some(Self::OtherToken),
             }
@@ -53,7 +62,8 @@ impl KeyslotUse {
         }
     }
 
-    /// Whether the keyslot opens when the TPM is gone.
+    /// Whether the keyslot opens when the TPM is gone. A key file does not count: where the root is
+    /// lost, so is the file.
     pub fn opens_without_tpm(self) -> bool {
         matches!(self, Self::Passphrase | Self::RecoveryKey | Self::OtherToken)
     }

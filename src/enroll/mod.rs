@@ -3,15 +3,18 @@
 
 mod adopt;
 mod apply;
+pub mod attach;
 mod keyslots;
+mod next;
 mod plan;
 mod record;
 mod recovery;
 mod revoke;
 
 pub use adopt::{Adopted, Adoption, adopt};
-pub use apply::{Enrolled, With, apply, check_pinned};
+pub use apply::{Enrolled, With, apply, check_pinned, pin_volume};
 pub use keyslots::KeyslotUse;
+pub use next::{NextBoot, Unforeseen, plan_next};
 pub use plan::{Chosen, Plan, plan, plan_without_log};
 pub use recovery::{add_recovery_key, recovery_token};
 pub use revoke::{Revoked, Target, revoke};

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use super::error::LuksError;
 use super::lock::MetadataLock;
@@ -83,6 +84,18 @@ impl Pins {
         }
         let malformed = |_| PinsError::Malformed { path: path.into() };
         Ok(Self { entries: serde_json::from_slice(&bytes).map_err(malformed)? })
+    }
+
+    /// SHA-256 of the file's bytes, in hexadecimal: by it an initramfs says which file it carries.
+    ///
+    /// # Errors
+    /// [`PinsError::Io`].
+    pub fn file_digest(path: &Path) -> Result<String, PinsError> {
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes))
+            .map_err(|error| PinsError::Io { path: path.into(), kind: error.kind() })?;
+        Ok(hex::encode(Sha256::digest(bytes)))
     }
 
     /// The pin of a volume, if it has one.

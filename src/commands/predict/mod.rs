@@ -26,6 +26,15 @@ pub fn run(global: &Global, args: &Predict, talk: Talk) -> Done {
     Ok(())
 }
 
+/// The next boot of the running system, from its own files.
+///
+/// # Errors
+/// Those of gathering.
+pub fn of_running(global: &Global) -> Result<Prediction, Error> {
+    let gathered = gather::gather(global, &Predict::default())?;
+    gathered.with_inputs(predict).map_err(Error::BaseNotReproduced)
+}
+
 /// The entries that were asked for.
 fn chosen(mut prediction: Prediction, args: &Predict) -> Result<Prediction, Error> {
     let there: Vec<String> = prediction.entries.iter().map(|entry| entry.id.clone()).collect();

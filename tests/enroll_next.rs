@@ -1,0 +1,385 @@
+//! `vmseal enroll` in a guest whose initramfs has vmseal in it: it is rebuilt, the boot with it is
+//! predicted, and that is what opens. The guest is a folder laid out like one, its generator a script.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use testkit::image::UUID;
+use testkit::machine::project;
+use testkit::{Machine, Ran, Swtpm, run};
+use vmseal::measurement::{EventLog, PcrBank, Tag};
+
+const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
+/// What the rebuilt initrd begins with; the pins follow.
+const REBUILT: &str = "rebuilt with ";
+/// A hook of initramfs-tools and its generator, as far as anybody sees.
+const TOOLS_HOOK: &str = "usr/share/initramfs-tools/hooks/vmseal";
+const UPDATE_INITRAMFS: &str = "usr/sbin/update-initramfs";
+const DRACUT_HOOK: &str = "usr/lib/dracut/modules.d/90vmseal/module-setup.sh";
+
+/// A running system with a TPM and a disk.
+struct Guest {
+    machine: Machine,
+    base: &'static str,
+    /// Where the initrd is that the next boot reads.
+    initrd: &'static str,
+}
+
+/// systemd-boot with kernel and initrd as files.
+const SDBOOT: (&str, &str) = ("sdboot/base", "efi/deb/initrd");
+/// GRUB that measures what it reads.
+const GRUB: (&str, &str) = ("grub-tpm-deb13/base", "boot/initrd.img-6.12.107+deb13-cloud-amd64");
+
+impl Guest {
+    /// Booted as the case was, its kernel and initrd known by the log alone.
+    fn booted((base, initrd): (&'static str, &'static str)) -> Self {
+        let machine = Machine::with_tpm(VMSEAL, Swtpm::start(), base);
+        let guest = Self { machine, base, initrd };
+        guest.put("sys/kernel/security/tpm0/binary_bios_measurements", &guest.base_log());
+        guest.put("proc/cmdline", &fs::read(fixture(base).join("cmdline")).unwrap());
+        guest.put("proc/mounts", b"/dev/vda2 / ext4 rw 0 0\n/dev/vda1 /efi vfat rw 0 0\n");
+        guest.put("efi/EFI/readme", b"");
+        guest.put("efi/deb/readme", b"");
+        for (tree, folder) in [("esp", "efi"), ("inputs/boot", "boot")] {
+            let from = fixture(base).join(tree);
+            if from.exists() {
+                let to = guest.path(folder);
+                fs::create_dir_all(&to).unwrap();
+                run(Command::new("cp").arg("-rT").arg(from).arg(to)).ok();
+            }
+        }
+        guest
+    }
+
+    /// The same, with vmseal's hook and a generator that puts the pins into the initrd.
+    fn with_hook(case: (&'static str, &'static str)) -> Self {
+        let guest = Self::booted(case);
+        guest.put(TOOLS_HOOK, b"");
+        guest.put_program(UPDATE_INITRAMFS, "");
+        guest
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.machine.file("root").join(path)
+    }
+
+    fn put(&self, path: &str, bytes: &[u8]) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// A generator; `first` is what it does before that.
+    fn put_program(&self, program: &str, first: &str) {
+        let (root, pins) = (self.machine.file("root"), self.machine.pins());
+        let script = format!(
+            "#!/bin/sh -e\necho \"$(basename \"$0\") $*\" >> {0}/ran\necho generating\n{first}\n\
+             {{ printf '{REBUILT}'; cat {1}; }} > {0}/{2}\n",
+            root.display(),
+            pins.display(),
+            self.initrd,
+        );
+        self.put(program, script.as_bytes());
+        fs::set_permissions(self.path(program), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    /// How the generator was called, so far.
+    fn ran(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("ran")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(VMSEAL);
+        command.args(arguments).args(["--tcti", &self.machine.tpm.tcti()]);
+        command.arg("--root").arg(self.machine.file("root"));
+        command.arg("--pins").arg(self.machine.pins());
+        command.arg("--expected-folder").arg(self.path("boot/vmseal"));
+        command.env_remove("TPM2TOOLS_TCTI");
+        command
+    }
+
+    fn enroll(&self, options: &[&str]) -> Ran {
+        let mut command = self.command(&["enroll"]);
+        command.arg("--unlock-key-file").arg(self.machine.key_file()).args(options);
+        run(command.arg(self.machine.image.path()))
+    }
+
+    fn base_log(&self) -> Vec<u8> {
+        fs::read(fixture(self.base).join("log.bin")).unwrap()
+    }
+
+    /// The log of the boot that reads the initrd as it is on the disk.
+    fn next_log(&self) -> Vec<u8> {
+        let (mut bytes, new) = (self.base_log(), fs::read(self.path(self.initrd)).unwrap());
+        let log = EventLog::parse(&bytes).unwrap();
+        let is_initrd =
+            |event: &&vmseal::measurement::Event| event.data().has_tag(Tag::LinuxInitrd);
+        let event = log.events().iter().find(is_initrd).expect("an initrd in the log");
+        for old in event.known_digests() {
+            let new = old.bank().hash_parts(&[&new]);
+            let mut count = 0;
+            for at in 0..bytes.len() - old.as_bytes().len() {
+                if bytes[at..].starts_with(old.as_bytes()) {
+                    bytes[at..at + old.as_bytes().len()].copy_from_slice(new.as_bytes());
+                    count += 1;
+                }
+            }
+            assert!(count > 0, "{}", PcrBank::name(old.bank()));
+        }
+        bytes
+    }
+
+    /// Reboots into what lies on the disk; the boot step tells which pins it found.
+    fn reboot(&mut self) {
+        let log = self.next_log();
+        self.put("sys/kernel/security/tpm0/binary_bios_measurements", &log);
+        fs::remove_dir_all(self.path("run")).ok();
+        let initrd = fs::read(self.path(self.initrd)).unwrap();
+        let pins = initrd.strip_prefix(REBUILT.as_bytes()).expect("a rebuilt initrd");
+        let report = json!({ "version": 1, "pins_sha256": hex::encode(Sha256::digest(pins)) });
+        self.put("run/vmseal/boot.json", report.to_string().as_bytes());
+        let path = self.path("sys/kernel/security/tpm0/binary_bios_measurements");
+        self.machine.boot_log(path);
+    }
+
+    /// Reboots as the machine was booted before.
+    fn reboot_to_base(&mut self) {
+        self.machine.boot(self.base);
+    }
+
+    /// Tokens that open at the seal point of this boot.
+    fn verdicts(&self) -> Vec<Value> {
+        let status = self.machine.status(&["--json"]).ok().json();
+        let tokens = status["volumes"][0]["tokens"].as_array().unwrap().clone();
+        tokens.into_iter().map(|token| token["verdict"].clone()).collect()
+    }
+}
+
+fn fixture(case: &str) -> PathBuf {
+    project().join("tests/fixtures/eventlogs").join(case)
+}
+
+#[test]
+fn the_boot_with_the_rebuilt_initramfs_opens_and_this_one_does_not() {
+    for case in [SDBOOT, GRUB] {
+        let mut guest = Guest::with_hook(case);
+        let ran = guest.enroll(&["--json"]).ok();
+        assert_eq!(guest.ran(), ["update-initramfs -u -k all"], "{case:?}");
+        let said = ran.json();
+        assert_eq!((&said["boot"], &said["proven"]), (&"next".into(), &false.into()));
+        assert_eq!(said["rebuilt"], "update-initramfs -u -k all");
+        assert!(said["entry"].is_string(), "{said}");
+        let changes = said["changes"].as_array().unwrap();
+        assert!(!changes.is_empty() && changes.iter().all(|change| change["pcr"] == 9), "{said}");
+        // What the generator prints is talk.
+        ran.says("generating")
+            .says("running: update-initramfs")
+            .says("differs from this one: PCR 9");
+
+        guest.machine.unlock(&[]).refused(12);
+        guest.reboot();
+        guest.machine.unlock(&[]).ok();
+        let expected: Value =
+            serde_json::from_slice(&fs::read(guest.path("boot/vmseal/expected-1.json")).unwrap())
+                .unwrap();
+        let roles: Vec<_> =
+            expected["events"].as_array().unwrap().iter().map(|event| &event["role"]).collect();
+        assert!(roles.contains(&&"initrd".into()), "{case:?}: {expected}");
+        let mut explain = guest.command(&["explain"]);
+        run(explain.arg(guest.machine.image.path())).ok();
+        guest.reboot_to_base();
+        guest.machine.unlock(&[]).refused(12).says("PCR 9");
+    }
+}
+
+#[test]
+fn a_boot_that_carries_the_pin_is_sealed_to_without_a_rebuild_and_proven() {
+    let mut guest = Guest::with_hook(SDBOOT);
+    guest.enroll(&[]).ok();
+    guest.reboot();
+    let said = guest.enroll(&["--json"]).ok().json();
+    assert_eq!(guest.ran().len(), 1);
+    assert_eq!((&said["boot"], &said["rebuilt"]), (&"next".into(), &Value::Null));
+    assert_eq!((&said["proven"], &said["changes"]), (&true.into(), &json!([])));
+    assert_eq!(said["superseded"], json!([1]));
+    guest.machine.unlock(&[]).ok();
+    // Another file of pins than this boot has: once more.
+    let mut pins: Value = serde_json::from_slice(&guest.machine.pins_bytes().unwrap()).unwrap();
+    pins["another"] = json!({});
+    fs::write(guest.machine.pins(), pins.to_string()).unwrap();
+    guest.enroll(&[]).ok().says("must be enrolled again: another");
+    assert_eq!(guest.ran().len(), 2);
+    guest.reboot();
+    guest.machine.unlock(&[]).ok();
+}
+
+#[test]
+fn enrolling_twice_before_the_boot_rebuilds_once() {
+    let mut guest = Guest::with_hook(SDBOOT);
+    guest.enroll(&[]).ok();
+    guest.enroll(&["--recovery-key"]).ok().says("sealed to the next boot, not to this one");
+    assert_eq!(guest.ran().len(), 1);
+    guest.reboot();
+    guest.machine.unlock(&[]).ok();
+}
+
+#[test]
+fn a_failed_rebuild_seals_nothing_and_keeps_what_there_is() {
+    let guest = Guest::with_hook(SDBOOT);
+    guest.enroll(&["--this-boot"]).ok();
+    let header = guest.machine.image.snapshot();
+    guest.put_program(UPDATE_INITRAMFS, "echo no space left >&2; exit 7");
+    let ran = guest.enroll(&[]).code(3);
+    assert_eq!(ran.stdout, "");
+    ran.says("update-initramfs -u -k all: exit status: 7").says("run vmseal enroll device again");
+    assert_eq!(guest.machine.image.snapshot(), header);
+    assert!(guest.machine.pins_bytes().is_some(), "the pin is true in any case");
+    guest.machine.unlock(&[]).ok();
+    // Nothing says that it carries the pin now.
+    guest.put_program(UPDATE_INITRAMFS, "");
+    guest.enroll(&[]).ok();
+    assert_eq!(guest.ran().len(), 2);
+}
+
+#[test]
+fn what_cannot_be_told_is_refused_until_one_reboot_later() {
+    let mut guest = Guest::with_hook(SDBOOT);
+    // As if the EFI system partition were unmounted afterwards.
+    let hide = |guest: &Guest| fs::rename(guest.path("efi"), guest.path("hidden")).unwrap();
+    let then = format!(
+        "{}\nmv {1}/efi {1}/hidden\nexit 0",
+        format_args!(
+            "{{ printf '{REBUILT}'; cat {0}; }} > {1}/{2}",
+            guest.machine.pins().display(),
+            guest.machine.file("root").display(),
+            guest.initrd
+        ),
+        guest.machine.file("root").display(),
+    );
+    guest.put_program(UPDATE_INITRAMFS, &then);
+    let header = guest.machine.image.snapshot();
+    let ran = guest.enroll(&[]).code(3);
+    assert_eq!(ran.stdout, "");
+    ran.says("cannot be told").says("reboot once, then run vmseal enroll DEVICE again");
+    assert_eq!(guest.machine.image.snapshot(), header, "nothing was sealed");
+    assert!(guest.machine.pins_bytes().is_some());
+
+    fs::rename(guest.path("hidden"), guest.path("efi")).unwrap();
+    guest.reboot();
+    hide(&guest);
+    // It still cannot be told, but this initramfs has the pin, and nothing else was built.
+    let said = guest.enroll(&["--json"]).ok().says("sealing to this boot").json();
+    assert_eq!((&said["boot"], &said["proven"]), (&"this".into(), &true.into()));
+    assert_eq!(guest.ran().len(), 1);
+    guest.machine.unlock(&[]).ok();
+    // Something was.
+    guest.put("boot/initrd.img-new", b"newer than the boot");
+    let future = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    let file = fs::File::options().write(true).open(guest.path("boot/initrd.img-new")).unwrap();
+    file.set_modified(future).unwrap();
+    guest.enroll(&[]).code(3).says("reboot once");
+}
+
+#[test]
+fn this_boot_is_sealed_to_where_that_is_asked_for() {
+    let mut guest = Guest::with_hook(SDBOOT);
+    let said = guest.enroll(&["--this-boot", "--json"]).ok().says("must carry").json();
+    assert_eq!((&said["boot"], &said["proven"]), (&"this".into(), &true.into()));
+    assert_eq!(guest.ran(), [""; 0]);
+    guest.machine.unlock(&[]).ok();
+    // Files as they are, without a rebuild: here somebody built the initrd by hand.
+    guest.put(guest.initrd, &[REBUILT.as_bytes(), &guest.machine.pins_bytes().unwrap()].concat());
+    guest.enroll(&["--rebuild", "never"]).ok().says("update-initramfs -u -k all");
+    assert_eq!(guest.ran(), [""; 0]);
+    guest.reboot();
+    guest.machine.unlock(&[]).ok();
+}
+
+#[test]
+fn without_a_hook_this_boot_is_sealed_to_and_a_new_pin_remarked_on() {
+    let guest = Guest::booted(SDBOOT);
+    guest.put_program(UPDATE_INITRAMFS, "");
+    let said = guest.enroll(&["--json"]).ok().says("the initramfs must carry").json();
+    assert_eq!((&said["boot"], &said["entry"]), (&"this".into(), &Value::Null));
+    guest.machine.unlock(&[]).ok();
+    let again = guest.enroll(&[]).ok();
+    assert!(!again.stderr.contains("must carry"), "{again:#?}");
+    assert_eq!(guest.ran(), [""; 0]);
+}
+
+#[test]
+fn a_dry_run_tells_of_the_rebuild_and_changes_nothing() {
+    let mut guest = Guest::with_hook(SDBOOT);
+    let before = guest.machine.state();
+    let said = guest.enroll(&["--dry-run"]).ok().stdout;
+    assert!(said.contains("would be rebuilt first: update-initramfs -u -k all"), "{said}");
+    let said = guest.enroll(&["--dry-run", "--json"]).ok().json();
+    assert_eq!(
+        (&said["boot"], &said["rebuild"]),
+        (&"next".into(), &"update-initramfs -u -k all".into())
+    );
+    assert_eq!((guest.machine.state(), guest.ran().len()), (before, 0));
+    guest.enroll(&[]).ok();
+    guest.reboot();
+    let said = guest.enroll(&["--dry-run"]).ok().stdout;
+    assert!(said.contains("the next boot: deb.conf"), "{said}");
+}
+
+#[test]
+fn dracut_and_kernel_install_are_called_in_their_own_way() {
+    let mut guest = Guest::booted(SDBOOT);
+    guest.put(DRACUT_HOOK, b"");
+    guest.put_program("usr/bin/dracut", "");
+    guest.enroll(&[]).ok();
+    assert_eq!(guest.ran(), ["dracut --force --regenerate-all"]);
+    guest.reboot();
+    guest.machine.unlock(&[]).ok();
+
+    let guest = Guest::booted(SDBOOT);
+    guest.put(DRACUT_HOOK, b"");
+    guest.put("etc/kernel/install.conf", b"# ours\nlayout=uki\n");
+    guest.put_program("usr/bin/kernel-install", "");
+    guest.enroll(&[]).code(3).says("there is no kernel");
+    for version in ["6.1.0", "6.12.0", "gone"] {
+        fs::create_dir_all(guest.path("lib/modules").join(version)).unwrap();
+    }
+    guest.put("lib/modules/6.12.0/vmlinuz", b"");
+    guest.put("boot/vmlinuz-6.1.0", b"");
+    guest.enroll(&[]).ok();
+    let root = guest.machine.file("root");
+    let add = |version, image| format!("kernel-install add {version} {}/{image}", root.display());
+    let expected =
+        [add("6.1.0", "boot/vmlinuz-6.1.0"), add("6.12.0", "lib/modules/6.12.0/vmlinuz")];
+    assert_eq!(guest.ran(), expected);
+}
+
+#[test]
+fn killed_while_the_initramfs_is_built_the_disk_opens_as_before_and_enrolls_later() {
+    for when in ["kill -9 $PPID", "rm -f $INITRD; kill -9 $PPID", "exit 1"] {
+        let mut guest = Guest::with_hook(SDBOOT);
+        guest.enroll(&["--this-boot"]).ok();
+        let initrd = guest.path(guest.initrd);
+        let first = when.replace("$INITRD", initrd.to_str().unwrap());
+        guest.put_program(UPDATE_INITRAMFS, &first);
+        let ran = guest.enroll(&[]);
+        assert_ne!(ran.code, Some(0), "{when}");
+        guest.machine.tpm.flush();
+        assert_eq!(guest.machine.image.keyslots(), [0, 1], "{when}");
+        assert_eq!(guest.verdicts(), ["fits"], "{when}");
+        guest.machine.unlock(&[]).ok();
+        let pins: Value = serde_json::from_slice(&guest.machine.pins_bytes().unwrap()).unwrap();
+        assert!(pins[UUID].is_object(), "{when}");
+
+        guest.put_program(UPDATE_INITRAMFS, "");
+        guest.enroll(&[]).ok();
+        guest.reboot();
+        guest.machine.unlock(&[]).ok();
+    }
+}
