@@ -37,6 +37,30 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Every way to end.
+    const ALL: [Self; 15] = [
+        Self::Done,
+        Self::Internal,
+        Self::Usage,
+        Self::Refused,
+        Self::NoToken,
+        Self::NoTpm,
+        Self::PcrMismatch,
+        Self::OtherTpm,
+        Self::Lockout,
+        Self::BadToken,
+        Self::Keyslot,
+        Self::NotPinned,
+        Self::Pin,
+        Self::NoSignature,
+        Self::NotApproved,
+    ];
+
+    /// What a code stands for; a fault where it is none of vmseal's.
+    pub fn from_code(code: u8) -> Self {
+        Self::ALL.into_iter().find(|exit| exit.code() == code).unwrap_or(Self::Internal)
+    }
+
     /// The number that the process exits with.
     pub fn code(self) -> u8 {
         self as u8

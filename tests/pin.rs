@@ -12,6 +12,7 @@ use testkit::header_edit::{EDITS, edit_header, named_edit, rewrite};
 use testkit::image::{PASSPHRASE, UUID};
 use vmseal::luks::{Device, HeaderCopy, LuksError, Pin, PinMismatch, Pins, PinsError};
 use vmseal::secret::{KeyslotPassphrase, VolumeKey};
+use vmseal::token::Record;
 
 fn passphrase() -> KeyslotPassphrase {
     KeyslotPassphrase::new(PASSPHRASE.into())
@@ -212,6 +213,44 @@ fn the_digest_of_an_entry_is_that_of_its_sorted_json() {
     let script = format!("jq -cS '.\"{UUID}\"' {} | tr -d '\\n' | sha256sum", path.display());
     let ran = testkit::run(std::process::Command::new("sh").args(["-c", &script])).ok();
     assert_eq!(ran.stdout.split_whitespace().next(), Some(pin.digest().as_str()));
+}
+
+#[test]
+fn a_digest_makes_a_pin_of_the_entry_that_has_it_and_of_no_other() {
+    let folder = TempDir::new().unwrap();
+    let image = Image::create(folder.path());
+    let pin = pin(image.path());
+    let (hex, entry) = (pin.digest(), pin.entry());
+    assert_eq!(pin.cmdline_word(), format!("vmseal.pin={UUID}:{hex}"));
+    assert_eq!(Pins::from_hash(UUID, &hex, &entry), Some(pin.clone()));
+    assert_eq!(Pins::from_hash(UUID, &hex.to_uppercase(), &entry), Some(pin));
+    let mut other = entry.clone();
+    other["segment"]["encryption"] = "cipher_null-ecb".into();
+    for candidate in [other, json!({}), Value::Null, entry.to_string().into()] {
+        assert_eq!(Pins::from_hash(UUID, &hex, &candidate), None, "{candidate}");
+    }
+    assert_eq!(Pins::from_hash(UUID, "", &entry), None);
+    // What has the digest must be a pin still.
+    let empty = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    assert_eq!(Pins::from_hash(UUID, empty, &json!({})), None);
+}
+
+#[test]
+fn the_record_carries_a_pin_of_bounded_length() {
+    let folder = TempDir::new().unwrap();
+    let pin = pin(Image::create(folder.path()).path());
+    let mut record = Record::default();
+    record.pin = Some(pin.entry());
+    assert_eq!(Record::parse(&record.to_json()).unwrap().pin, Some(pin.entry()));
+    for unusable in [json!({ "x": "y".repeat(Record::MAX_PIN) }), json!("text"), Value::Null] {
+        record.pin = Some(unusable.clone());
+        assert_eq!(record.to_json().get("pin"), None);
+        let mut hostile = record.to_json();
+        hostile["pin"] = unusable;
+        let read = Record::parse(&hostile).unwrap();
+        assert_eq!(read.pin, None);
+        assert_eq!(read.to_json().get("pin"), None, "it is not written back");
+    }
 }
 
 #[test]

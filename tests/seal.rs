@@ -265,6 +265,14 @@ fn the_pin_is_written_at_enrolment_and_compared_at_unlock() {
     let pins: serde_json::Value =
         serde_json::from_slice(&machine.pins_bytes().expect("a pins file")).unwrap();
     assert!(pins[UUID].is_object(), "{pins}");
+    let record = &machine.image.tokens("vmseal-record")[0].1;
+    assert_eq!(record["pin"], pins[UUID], "for a boot step that knows the digest alone");
+    let word = format!("vmseal.pin={UUID}:");
+    let status = machine.status(&["--json"]).ok().json();
+    let told = status["volumes"][0]["cmdline_word"].as_str().unwrap();
+    let script = format!("jq -cS '.[]' {} | tr -d '\\n' | sha256sum", machine.pins().display());
+    let hex = tool("sh", &["-c", &script]);
+    assert_eq!(Some(told.trim_start_matches(&word)), hex.split_whitespace().next());
     let mode = tool("stat", &["-c", "%a", machine.pins().to_str().unwrap()]);
     assert!(["600", "644"].contains(&mode.trim()), "{mode}");
 

@@ -5,6 +5,8 @@ use crate::measurement::{Digest, PcrBank, PcrIndex, PcrSelection};
 use crate::secret::VolumeKey;
 use crate::tpm::{Tpm, TpmError};
 
+use super::report::Unmeasured;
+
 /// What the latch extends where no volume was opened.
 pub const LATCH_WORD: &[u8] = b"vmseal:latch";
 
@@ -29,8 +31,15 @@ pub fn latch(tpm: &Tpm) -> Result<bool, TpmError> {
 /// # Errors
 /// The TPM's.
 pub fn latch_volume(tpm: &Tpm, key: &VolumeKey, name: &str, uuid: &str) -> Result<(), TpmError> {
-    let digests = PcrBank::ALL.map(|bank| volume_measurement(bank, key, name, uuid));
-    tpm.extend_pcr(PcrIndex::LATCH, &digests)
+    latch_measured(tpm, &Unmeasured::of(key, name, uuid))
+}
+
+/// Latches with the measurement of a volume that was opened before.
+///
+/// # Errors
+/// The TPM's.
+pub fn latch_measured(tpm: &Tpm, volume: &Unmeasured) -> Result<(), TpmError> {
+    tpm.extend_pcr(PcrIndex::LATCH, &volume.digests())
 }
 
 /// HMAC of `cryptsetup:NAME:UUID` under the volume key, a colon in the name escaped as `\x3a`

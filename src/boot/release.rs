@@ -35,6 +35,8 @@ pub struct Means<'a> {
     pub approvals: &'a dyn Fn() -> Approvals,
     /// Asks for the PIN, once, telling what the TPM counts.
     pub pin: &'a dyn Fn(Lockout) -> Result<TypedPin, Error>,
+    /// Told of the PCR values that were read.
+    pub seen: &'a dyn Fn(&[PcrValues]),
     /// Reads the logs, to name what differs.
     pub logs: &'a dyn Fn() -> Option<BootLogs>,
 }
@@ -60,6 +62,7 @@ pub fn release(
     let choice = Choice::among(&header.metadata().tokens(), means.approvals);
     let selections = choice.selections();
     let values = if selections.is_empty() { vec![] } else { tpm.read_pcrs(&selections)? };
+    (means.seen)(&values);
     let mut judgements = choice.judge(|bank, pcr| lookup(&values, bank, pcr));
 
     let fitting = judgements.iter().filter_map(|judgement| match &judgement.verdict {

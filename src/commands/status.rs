@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use vmseal::Error;
 use vmseal::boot::{self, Choice, Judgement, Sources, Verdict};
 use vmseal::enroll::KeyslotUse;
-use vmseal::luks::{HeaderCopy, LuksError, Metadata, Pins};
+use vmseal::luks::{HeaderCopy, LuksError, Metadata, Pin, Pins};
 use vmseal::token::Record;
 use vmseal::tpm::Tpm;
 
@@ -80,6 +80,8 @@ struct VolumeReport {
     judgements: Vec<Judgement>,
     record: Option<Result<Record, String>>,
     pinned: &'static str,
+    /// The word for a kernel command line that pins the volume.
+    word: Option<String>,
 }
 
 fn report(
@@ -108,12 +110,14 @@ fn report(
     if let Some(tpm) = tpm {
         boot::name_foreign(&mut judgements, tpm)?;
     }
-    let pinned = match pins.get(metadata.uuid())? {
+    let pin = pins.get(metadata.uuid())?;
+    let word = pin.as_ref().map(Pin::cmdline_word);
+    let pinned = match pin {
         None => "no",
         Some(pin) if pin.check_header(&metadata).is_ok() => "yes",
         Some(_) => "differs",
     };
-    Ok(VolumeReport { device: device.to_owned(), metadata, judgements, record, pinned })
+    Ok(VolumeReport { device: device.to_owned(), metadata, judgements, record, pinned, word })
 }
 
 impl VolumeReport {
@@ -162,6 +166,7 @@ impl VolumeReport {
             "device": self.device.to_string_lossy(),
             "uuid": self.metadata.uuid(),
             "pinned": self.pinned,
+            "cmdline_word": self.word,
             "recovery_key": self.has_recovery_keyslot(),
             "keyslots": keyslots,
             "tokens": tokens,
@@ -179,6 +184,9 @@ impl VolumeReport {
             _ => "NOT the pinned volume: at boot it would be refused",
         };
         let _ = writeln!(out, "  {pinned}");
+        if let Some(word) = &self.word {
+            let _ = writeln!(out, "  on a kernel command line: {word}");
+        }
         for (keyslot, kind) in self.keyslots() {
             let _ = writeln!(out, "  keyslot {keyslot}: {}", word(kind));
         }

@@ -32,6 +32,7 @@ pub fn run(global: &Global, args: &Unlock, talk: Talk) -> Done {
     let means = Means {
         approvals: &|| sources.gather(),
         pin: &ask_pin,
+        seen: &|_| {},
         logs: &|| inputs::boot_logs(global, global.eventlog.as_deref(), None).ok(),
     };
     match &pin {

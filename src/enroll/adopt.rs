@@ -13,7 +13,7 @@ use crate::secret::VolumeKey;
 use crate::token::{BootEntry, Record};
 use crate::tpm::TpmError;
 
-use super::apply::check_pinned;
+use super::apply::{check_pinned, pin_entry};
 use super::record::{current_record, write_record};
 
 /// A volume's TPM tokens, and the record that tells of them.
@@ -103,12 +103,16 @@ pub fn adopt(
 ) -> Result<(), Error> {
     let pin = Pin::of(device.metadata(), key)?;
     check_pinned(pins, device.metadata(), Some(key))?;
-    if adoption.changes_record {
-        device.require_space(0, &[adoption.record.to_json()], adoption.record_id)?;
+    let pinned = Some(pin_entry(pins, &pin)?);
+    let changes = adoption.changes_record || adoption.record.pin != pinned;
+    let mut record = adoption.record.clone();
+    record.pin = pinned;
+    if changes {
+        device.require_space(0, &[record.to_json()], adoption.record_id)?;
     }
     Pins::update(pins, |pins| pins.set(&pin))?;
-    if adoption.changes_record {
-        write_record(device, adoption.record_id, &adoption.record)?;
+    if changes {
+        write_record(device, adoption.record_id, &record)?;
     }
     Ok(())
 }

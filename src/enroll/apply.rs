@@ -50,6 +50,16 @@ pub fn check_pinned(
     Ok(key.map_or(Ok(()), |key| pin.check_key(key))?)
 }
 
+/// The entry that the pins file will have once `pin` is set in it, for the record.
+///
+/// # Errors
+/// Those of the pins file.
+pub(super) fn pin_entry(pins: &Path, pin: &Pin) -> Result<Value, Error> {
+    let mut pins = Pins::read(pins)?;
+    pins.set(pin);
+    Ok(pins.get(pin.uuid())?.map(|pin| pin.entry()).unwrap_or_default())
+}
+
 /// What an enrolment needs besides its plan.
 pub struct With<'a> {
     /// The file of pins.
@@ -80,6 +90,7 @@ pub fn apply(
     const LONGEST: u32 = 31;
     let pin = Pin::of(device.metadata(), key)?;
     check_pinned(pins_file, device.metadata(), Some(key))?;
+    let pin_entry = pin_entry(pins_file, &pin)?;
     let (record_id, before) = current_record(device.metadata())?;
     let policy = plan.policy_digest();
     let approve = |keyslot| {
@@ -90,6 +101,7 @@ pub fn apply(
         record.entries.push(BootEntry::new(keyslot, policy, values, events));
         record.generation = record.generation.saturating_add(1);
         record.pending = None;
+        record.pin = Some(pin_entry.clone());
         record
     };
     if approve(LONGEST).entries.len() > Record::MAX_ENTRIES {

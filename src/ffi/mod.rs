@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod cryptsetup;
+pub(crate) mod device_mapper;
 mod environment;
 pub(crate) mod esys;
 

@@ -123,6 +123,11 @@ impl Pin {
         Self { uuid: uuid.to_owned(), entry }
     }
 
+    /// The pinned segment object.
+    pub(super) fn segment(&self) -> &Map<String, Value> {
+        &self.entry.segment
+    }
+
     /// The UUID of the volume.
     pub fn uuid(&self) -> &str {
         &self.uuid
@@ -152,13 +157,26 @@ impl Pin {
         Err(mismatch("volume key", "the enrolled key", "another one"))
     }
 
+    /// The entry of the pins file.
+    pub fn entry(&self) -> Value {
+        serde_json::to_value(&self.entry).unwrap_or_default()
+    }
+
     /// SHA-256 of the entry's JSON (sorted keys, no white space), in hexadecimal: the value of
     /// `vmseal.pin=UUID:HEX`.
     pub fn digest(&self) -> String {
-        // serde_json's maps are sorted; going through a value sorts the entry's own fields.
-        let json = serde_json::to_value(&self.entry).unwrap_or_default().to_string();
-        hex::encode(Sha256::digest(json))
+        digest_of(&self.entry())
     }
+
+    /// The word for a measured kernel command line that pins the volume: `vmseal.pin=UUID:HEX`.
+    pub fn cmdline_word(&self) -> String {
+        format!("vmseal.pin={}:{}", self.uuid, self.digest())
+    }
+}
+
+/// SHA-256 of an entry. serde_json's maps are sorted, and so is whatever goes through a value.
+pub(super) fn digest_of(entry: &Value) -> String {
+    hex::encode(Sha256::digest(entry.to_string()))
 }
 
 fn fingerprint(uuid: &str, key: &VolumeKey) -> String {
@@ -243,7 +261,7 @@ fn compare(
     }
 }
 
-fn mismatch(field: &str, expected: &str, found: &str) -> PinMismatch {
+pub(super) fn mismatch(field: &str, expected: &str, found: &str) -> PinMismatch {
     let [field, expected, found] = [field, expected, found].map(printable);
     PinMismatch { field, expected, found }
 }

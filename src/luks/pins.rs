@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::error::LuksError;
 use super::lock::MetadataLock;
-use super::pin::{Entry, Pin};
+use super::pin::{Entry, Pin, PinMismatch, digest_of, mismatch};
 
 /// How long another enrolment that writes its pin is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -96,6 +96,35 @@ impl Pins {
             Some(Ok(entry)) => Ok(Some(Pin::new(uuid, entry))),
             Some(Err(_)) => Err(PinsError::MalformedEntry { uuid: uuid.to_owned() }),
         }
+    }
+
+    /// The pin of a volume of which only the digest is known, as `vmseal.pin=UUID:HEX` tells it.
+    /// `candidate` may come from the volume itself: it counts only where it has that digest.
+    pub fn from_hash(uuid: &str, hex: &str, candidate: &Value) -> Option<Pin> {
+        if !digest_of(candidate).eq_ignore_ascii_case(hex) {
+            return None;
+        }
+        let entry = serde_json::from_value::<Entry>(candidate.clone()).ok()?;
+        Some(Pin::new(uuid, entry))
+    }
+
+    /// The pin that one of these digests stands for: that of the file, or of a candidate from the
+    /// volume's own header.
+    ///
+    /// # Errors
+    /// Where neither has a digest that was asked for.
+    pub fn by_digest(
+        &self,
+        uuid: &str,
+        digests: &[&str],
+        candidate: Option<&Value>,
+    ) -> Result<Pin, PinMismatch> {
+        let candidates = self.entries.get(uuid).into_iter().chain(candidate);
+        let fits = |entry: &Value| digests.iter().find_map(|hex| Self::from_hash(uuid, hex, entry));
+        candidates.clone().find_map(fits).ok_or_else(|| {
+            let found = candidates.last().map_or("none".to_owned(), digest_of);
+            mismatch("digest of the pin", &digests.join(" or "), &found)
+        })
     }
 
     /// Sets the pin of its volume. Fields of the old entry that vmseal does not know stay.

@@ -13,8 +13,8 @@ use crate::policy::{PolicyDigest, Signatures};
 
 const TYPE: &str = "vmseal-record";
 const VERSION: u64 = 1;
-const KNOWN: [&str; 7] =
-    ["type", "keyslots", "version", "generation", "entries", "pending", "signatures"];
+const KNOWN: [&str; 8] =
+    ["type", "keyslots", "version", "generation", "entries", "pending", "signatures", "pin"];
 /// Bytes of each event's digest that the record keeps: enough to tell which event differs.
 const PREFIX: usize = 4;
 
@@ -65,6 +65,9 @@ pub struct Record {
     /// Signatures of approved boots, which the header carries for the boot step. They speak for
     /// themselves: the TPM verifies them.
     pub signatures: Signatures,
+    /// The volume's entry of the pins file, for a boot step that knows its digest alone
+    /// (`vmseal.pin=`). Whoever has the disk can write another: only the digest makes it a pin.
+    pub pin: Option<Value>,
     other: Map<String, Value>,
 }
 
@@ -95,6 +98,8 @@ impl BootEntry {
 impl Record {
     /// Most entries that a record may have.
     pub const MAX_ENTRIES: usize = 8;
+    /// Most bytes of the pin's JSON; a longer one is left out.
+    pub const MAX_PIN: usize = 600;
     /// Most bytes of JSON: LUKS2's area holds about 12 KiB for keyslots and all tokens together.
     pub const MAX_BYTES: usize = 8192;
 
@@ -160,6 +165,7 @@ impl Record {
                 let _ = json.get("signatures").map(|found| signatures.add(found));
                 signatures
             },
+            pin: json.get("pin").filter(|pin| is_short(pin)).cloned(),
             other: unknown(json, &KNOWN),
         })
     }
@@ -194,6 +200,9 @@ impl Record {
         json.insert("entries".into(), self.entries.iter().map(BootEntry::encode).collect());
         if !self.signatures.is_empty() {
             json.insert("signatures".into(), self.signatures.to_json());
+        }
+        if let Some(pin) = self.pin.as_ref().filter(|pin| is_short(pin)) {
+            json.insert("pin".into(), pin.clone());
         }
         if let Some(Pending { keyslot, mac }) = &self.pending {
             let pending = json!({ "keyslot": keyslot.to_string(), "mac": mac });
@@ -268,6 +277,10 @@ impl BootEntry {
         json.insert("state".into(), "approved".into());
         Value::Object(json)
     }
+}
+
+fn is_short(pin: &Value) -> bool {
+    pin.is_object() && pin.to_string().len() <= Record::MAX_PIN
 }
 
 fn value_error<E: std::fmt::Display>(field: &'static str) -> impl Fn(E) -> TokenError {

@@ -18,7 +18,7 @@ mod unseal;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tss_esapi::Context;
 use tss_esapi::tcti_ldr::TctiNameConf;
@@ -60,6 +60,8 @@ pub struct Tpm {
     jobs: Option<Sender<Job>>,
     worker: Option<JoinHandle<()>>,
     timeout: Duration,
+    /// When all operations together must have ended.
+    deadline: std::cell::Cell<Option<Instant>>,
     /// Whether the worker is given up, not waited for: since a timeout, or before the connection.
     stuck: std::cell::Cell<bool>,
     /// Lets a test see what an unencrypted session would show on the wire.
@@ -120,12 +122,18 @@ impl Tpm {
             jobs: Some(jobs),
             worker: Some(worker),
             timeout,
+            deadline: std::cell::Cell::new(None),
             // Until it is connected, nothing of ours is in the TPM and nobody waits for the worker.
             stuck: std::cell::Cell::new(true),
             #[cfg(test)]
             clear_sessions: false,
         };
         Ok(Connecting { tpm, connection })
+    }
+
+    /// Bounds all operations from now on together, by the time that one may take.
+    pub fn begin_bounded(&self) {
+        self.deadline.set(Instant::now().checked_add(self.timeout));
     }
 
     /// Runs `job` on the worker, which owns the connection.
@@ -163,7 +171,9 @@ impl Tpm {
     }
 
     fn wait<T>(&self, result: &Receiver<T>) -> Result<T, TpmError> {
-        result.recv_timeout(self.timeout).map_err(|error| match error {
+        let left = self.deadline.get().map(|end| end.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(self.timeout, |left| left.min(self.timeout));
+        result.recv_timeout(timeout).map_err(|error| match error {
             RecvTimeoutError::Timeout => {
                 self.stuck.set(true);
                 self.timed_out()

@@ -3,87 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod support;
+
 use std::path::Path;
-use std::process::Command;
 
-use tempfile::TempDir;
-use testkit::image::{Image, PASSPHRASE};
-use testkit::run::{Ran, run};
-use testkit::swtpm::Swtpm;
-use testkit::virtual_boot::{Recording, fixture_folder};
-use vmseal::boot::{Approvals, LATCH_WORD};
+use support::Boot;
+use testkit::run::run;
+use vmseal::boot::LATCH_WORD;
 use vmseal::measurement::{Digest, PcrBank};
-
-const BOOT: &str = "uki/base";
-
-struct Boot {
-    folder: TempDir,
-    tpm: Swtpm,
-    image: Image,
-}
-
-impl Boot {
-    /// A machine after its firmware, loader and kernel, before its boot step.
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let tpm = Swtpm::with_banks(&["sha1", "sha256", "sha384"]);
-        let image = Image::create(folder.path());
-        let boot = Self { folder, tpm, image };
-        boot.reset();
-        boot
-    }
-
-    fn reset(&self) {
-        self.tpm.restart();
-        let log = fixture_folder(BOOT).join("log.bin");
-        Recording::from_event_log(&log).replay_into(&mut self.tpm.wire());
-    }
-
-    fn enroll(&self) {
-        use std::time::Duration;
-        use vmseal::enroll::{Chosen, With, apply, plan};
-        use vmseal::luks::Device;
-        let tpm =
-            vmseal::tpm::Tpm::connect(&self.tpm.tcti().parse().unwrap(), Duration::from_secs(30))
-                .unwrap();
-        let logs =
-            vmseal::boot::BootLogs::read(&fixture_folder(BOOT).join("log.bin"), None).unwrap();
-        let plan = plan(&logs, &Chosen::Auto, PcrBank::Sha256, &[], |selection| {
-            Ok(tpm.read_pcrs(std::slice::from_ref(selection))?.remove(0))
-        })
-        .unwrap();
-        let mut device = Device::open(self.image.path(), None).unwrap();
-        let passphrase = vmseal::secret::KeyslotPassphrase::new(PASSPHRASE.into());
-        let (opened, key) = device.open_keyslot(None, &passphrase).unwrap();
-        let (pins, approvals) = (self.pins(), Approvals::default());
-        let with = With { pins: &pins, extra: &[], pin: None, approvals: &approvals };
-        apply(&mut device, (opened, &key), &tpm, &plan, &with).unwrap();
-    }
-
-    fn pins(&self) -> std::path::PathBuf {
-        self.folder.path().join("pins.json")
-    }
-
-    fn vmseal_boot(&self, verb: &str, operands: &[&Path]) -> Ran {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vmseal-boot"));
-        command.arg(verb).arg("--pins").arg(self.pins()).arg("--tcti").arg(self.tpm.tcti());
-        run(command.args(operands))
-    }
-
-    fn unlock(&self) -> Ran {
-        self.vmseal_boot("unlock", &[self.image.path(), Path::new("root")])
-    }
-
-    fn pcr15(&self, bank: PcrBank) -> String {
-        self.tpm.pcr(bank.name(), 15).to_lowercase()
-    }
-
-    fn is_latched(&self) -> bool {
-        [PcrBank::Sha1, PcrBank::Sha256, PcrBank::Sha384]
-            .into_iter()
-            .all(|bank| self.pcr15(bank) != Digest::zero(bank).to_string())
-    }
-}
 
 #[test]
 fn the_latch_extends_its_word_once_in_every_bank() {
@@ -135,8 +62,8 @@ fn another_header_is_fatal_without_a_tpm_too() {
     let boot = Boot::new();
     boot.enroll();
     null_cipher(&boot);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vmseal-boot"));
-    command.arg("unlock").arg("--pins").arg(boot.pins()).args(["--tcti", "device:/dev/no-tpm"]);
+    let mut command = boot.command("unlock");
+    command.args(["--tcti", "device:/dev/no-tpm"]);
     run(command.arg(boot.image.path()).arg("root")).code(17).says("cipher_null-ecb");
 }
 
@@ -218,7 +145,7 @@ fn a_release_that_leads_to_no_open_volume_is_latched() {
 fn without_a_tpm_the_exit_code_says_so() {
     let boot = Boot::new();
     boot.enroll();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vmseal-boot"));
-    command.arg("unlock").arg("--pins").arg(boot.pins()).args(["--tcti", "device:/dev/no-tpm"]);
+    let mut command = boot.command("unlock");
+    command.args(["--tcti", "device:/dev/no-tpm"]);
     run(command.arg(boot.image.path()).arg("root")).code(11);
 }
