@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use testkit::image::UUID;
 use testkit::machine::project;
-use testkit::{Machine, Ran, Swtpm, run};
-use vmseal::measurement::{EventLog, PcrBank, Tag};
+use testkit::{Machine, Ran, Recording, Swtpm, Systemd, run};
+use vmseal::measurement::{Digest, EventLog, PcrBank, Tag};
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
 /// What the rebuilt initrd begins with; the pins follow.
@@ -358,6 +358,38 @@ fn dracut_and_kernel_install_are_called_in_their_own_way() {
     let expected =
         [add("6.1.0", "boot/vmlinuz-6.1.0"), add("6.12.0", "lib/modules/6.12.0/vmlinuz")];
     assert_eq!(guest.ran(), expected);
+}
+
+/// The boot step of a dracut initrd reads PCR 11 once systemd has extended `enter-initrd`.
+#[test]
+fn a_unified_kernel_image_is_sealed_at_the_point_where_its_initrd_opens_the_volume() {
+    run(&mut Systemd::Trixie.command("true")).ok();
+    let boot = fs::read_dir(project().join(".cache/trixie/boot")).unwrap();
+    let is_kernel = |path: &PathBuf| path.to_str().unwrap().contains("vmlinuz");
+    let image = boot.map(|entry| entry.unwrap().path()).find(is_kernel).unwrap();
+    let guest = Guest::with_hook(("full-uki/a", "efi/readme"));
+    let uki = guest.path("efi/EFI/BOOT/BOOTX64.EFI");
+    fs::create_dir_all(uki.parent().unwrap()).unwrap();
+    let (kernel, initrd) = (guest.machine.file("kernel"), guest.machine.file("initrd"));
+    fs::copy(image, &kernel).unwrap();
+    fs::write(&initrd, "an initrd").unwrap();
+    let mut ukify = Systemd::Trixie.command("ukify");
+    ukify.args(["build", "--cmdline=quiet"]).arg(format!("--linux={}", kernel.display()));
+    ukify.arg(format!("--initrd={}", initrd.display()));
+    run(ukify.arg(format!("--output={}", uki.display()))).ok();
+    let told = || {
+        let said = guest.enroll(&["--rebuild", "never", "--dry-run", "--json"]).ok().json();
+        assert_eq!(said["boot"], "next");
+        let pcr = said["plan"]["pcrs"]["11"].as_str().unwrap().to_owned();
+        Digest::from_hex(PcrBank::Sha256, &pcr).unwrap()
+    };
+    let without = told();
+    guest.machine.tpm.restart();
+    Recording::fixture("full-uki/a").replay_into(&mut guest.machine.tpm.wire());
+    let log = fs::read(fixture("full-uki/a").join("userspace.log")).unwrap();
+    guest.put("run/log/systemd/tpm2-measure.log", &log);
+    let word = PcrBank::Sha256.hash_parts(&[b"enter-initrd"]);
+    assert_eq!(told(), without.extended_with(word.as_bytes()));
 }
 
 #[test]
