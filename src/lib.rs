@@ -24,7 +24,7 @@
 //! | [`token`] | LUKS2 tokens as JSON, and the types they stand for | yes |
 //! | [`tpm`] | the TPM: the only room that names tss_esapi | |
 //! | [`luks`] | LUKS2 header, pin, keyslots: the only room that names libcryptsetup | |
-//! | [`enroll`] | plan an enrolment, for this boot or the next, apply it, take it back; attach data volumes | |
+//! | [`enroll`] | plan an enrolment, apply it, take it back; attach data volumes | |
 //! | [`boot`] | which volumes; pin, choose, unseal, open, latch; the seal point; what was seen | |
 //! | [`recovery`], [`secret`] | recovery keys; bytes that are zeroed on drop | yes |
 //! | [`error`], [`exit`] | every way to fail, and its exit code | yes |

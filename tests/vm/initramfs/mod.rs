@@ -9,7 +9,7 @@
 mod installed;
 mod kind;
 
-use installed::{Installed, LOGIN};
+use installed::{Installed, LOGIN, PROMPT};
 use kind::{INITRAMFS_GRUB, Kind};
 
 use crate::guest::Boot;
@@ -20,8 +20,8 @@ fn opens_by_itself(kind: Kind) {
     let installed = Installed::enrolled(kind);
     let mut console = installed.boot(&Boot::new().run("cat /run/vmseal/boot.json"));
     let before = console.await_text(LOGIN);
-    assert!(!before.contains("assphrase"), "{before}");
-    console.exits_saying(0, "\"by\":\"tpm\"");
+    assert!(!before.contains(PROMPT), "{before}");
+    console.exits_saying(0, "\"by\": \"tpm\"");
 }
 
 #[test]
