@@ -34,7 +34,7 @@ install() {
     # Numbers decide: before an image is resumed, before the shell, and last of all.
     inst_hook pre-udev 90 "$moddir/vmseal-resume-rules.sh"
     inst_hook pre-mount 00 "$moddir/vmseal-gate.sh"
-    inst_hook emergency 00 "$moddir/vmseal-gate.sh"
+    inst_hook emergency 00 "$moddir/vmseal-shell.sh"
     inst_hook pre-pivot 99 "$moddir/vmseal-gate.sh"
 
     if dracut_module_included systemd; then
@@ -57,7 +57,7 @@ install_units() {
     # Whatever opens a shell.
     for unit in emergency rescue dracut-emergency debug-shell breakpoint-pre-udev \
         breakpoint-pre-basic breakpoint-pre-mount breakpoint-pre-switch-root; do
-        drop_in "$moddir/gate.conf" "$unit.service"
+        drop_in "$moddir/shell.conf" "$unit.service"
     done
 }
 
