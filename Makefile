@@ -6,7 +6,7 @@ CARGO ?= cargo
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 SCRIPTS = $(shell git ls-files | xargs grep -lE '^\#!/bin/(ba)?sh')
 
-.PHONY: help build demo test vm-test check bench install trees guest-trees trixie clean
+.PHONY: help build demo test vm-test check bench install deb trees guest-trees trixie clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,17 @@ install: ## into $(DESTDIR)$(PREFIX)
 	$(RELEASE)/vmseal generate bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmseal
 	$(RELEASE)/vmseal generate zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vmseal
 	$(RELEASE)/vmseal generate fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vmseal.fish
+	$(if $(filter /usr,$(PREFIX)),$(INSTALL_HOOKS),@echo "the hooks of initramfs-tools and dracut are installed with PREFIX=/usr only")
+
+# Where the two look for them, and nowhere else. They call /usr/lib/vmseal/vmseal-boot.
+define INSTALL_HOOKS
+install -d $(DESTDIR)/usr/share/initramfs-tools $(DESTDIR)/usr/lib/dracut/modules.d
+cp -R --preserve=mode initramfs-hooks/. $(DESTDIR)/usr/share/initramfs-tools
+[ ! -d dracut/90vmseal ] || cp -R --preserve=mode dracut/90vmseal $(DESTDIR)/usr/lib/dracut/modules.d
+endef
+
+deb: build deps-deb ## Debian packages: vmseal, vmseal-initramfs, vmseal-dracut
+	packaging/deb $(RELEASE)/../deb
 
 COMPLETION_FOLDERS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
 

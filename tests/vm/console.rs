@@ -1,9 +1,11 @@
 //! The serial console of a running guest.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::Child;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::guest::Guest;
 
@@ -18,10 +20,10 @@ const DEAD: [&str; 4] = [
 /// A running guest, seen through its serial console. Dropped, it loses power.
 pub struct Console<'guest> {
     qemu: Child,
-    swtpm: Child,
+    swtpm: Option<Child>,
     received: Receiver<String>,
     deadline: Instant,
-    /// All that was printed, without carriage returns.
+    /// All that was printed, without carriage returns and escape sequences.
     text: String,
     /// How much of it was awaited.
     passed: usize,
@@ -31,7 +33,7 @@ pub struct Console<'guest> {
 
 impl<'guest> Console<'guest> {
     /// Watches a QEMU whose standard output is the serial port, for at most `limit`.
-    pub fn watch(_guest: &'guest Guest, mut qemu: Child, swtpm: Child, limit: Duration) -> Self {
+    pub fn watch(_guest: &'guest Guest, mut qemu: Child, swtpm: Option<Child>, limit: Duration) -> Self {
         let (sender, received) = channel();
         let streams: [Box<dyn Read + Send>; 2] =
             [Box::new(qemu.stdout.take().unwrap()), Box::new(qemu.stderr.take().unwrap())];
@@ -39,8 +41,9 @@ impl<'guest> Console<'guest> {
             let sender = sender.clone();
             std::thread::spawn(move || {
                 let mut bytes = [0; 4096];
+                let mut plain = PlainText::default();
                 while let Ok(count @ 1..) = stream.read(&mut bytes) {
-                    let text = String::from_utf8_lossy(&bytes[..count]).replace('\r', "");
+                    let text = plain.filter(&bytes[..count]);
                     if sender.send(text).is_err() {
                         return;
                     }
@@ -101,6 +104,37 @@ impl<'guest> Console<'guest> {
         assert!(output.contains(sentence), "{sentence:?}. Console:\n{}", self.text);
     }
 
+    /// Types a line.
+    pub fn enter(&mut self, line: &str) {
+        // A program that has just printed its prompt may not read yet, and drops what came before.
+        std::thread::sleep(Duration::from_millis(300));
+        self.press(&format!("{line}\r"));
+    }
+
+    /// Types keys as they are.
+    pub fn press(&mut self, keys: &str) {
+        let serial = self.qemu.stdin.as_mut().unwrap();
+        serial.write_all(keys.as_bytes()).unwrap();
+        serial.flush().unwrap();
+    }
+
+    /// From now on the TPM answers nothing.
+    pub fn silence_tpm(&self) {
+        self.signal_tpm(Signal::STOP);
+    }
+
+    /// The TPM answers again.
+    pub fn wake_tpm(&self) {
+        self.signal_tpm(Signal::CONT);
+    }
+
+    fn signal_tpm(&self, signal: Signal) {
+        // One that has ended cannot be signalled, which is as well.
+        if let Some(swtpm) = &self.swtpm {
+            let _ = kill_process(Pid::from_child(swtpm), signal);
+        }
+    }
+
     /// Waits for the guest to switch itself off.
     #[track_caller]
     pub fn await_off(mut self) {
@@ -114,12 +148,54 @@ impl Drop for Console<'_> {
     fn drop(&mut self) {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
+        self.wake_tpm();
+        let Some(swtpm) = &mut self.swtpm else { return };
         // It ends when QEMU hangs up, unless QEMU never called; the next boot needs its state.
         let limit = Instant::now() + Duration::from_secs(5);
-        while matches!(self.swtpm.try_wait(), Ok(None)) && Instant::now() < limit {
+        while matches!(swtpm.try_wait(), Ok(None)) && Instant::now() < limit {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _ = self.swtpm.kill();
-        let _ = self.swtpm.wait();
+        let _ = swtpm.kill();
+        let _ = swtpm.wait();
+    }
+}
+
+/// Takes carriage returns and terminals' escape sequences out of a stream.
+#[derive(Default)]
+struct PlainText {
+    /// The last byte before the next one belonged to a sequence, and which kind.
+    inside: Sequence,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Sequence {
+    #[default]
+    None,
+    /// After the escape character.
+    Escape,
+    /// After its bracket: parameters, then a letter.
+    Control,
+    /// A command to the terminal's system, up to a bell or an escape character.
+    System,
+}
+
+impl PlainText {
+    fn filter(&mut self, bytes: &[u8]) -> String {
+        let kept: Vec<u8> = bytes.iter().copied().filter(|byte| self.keeps(*byte)).collect();
+        String::from_utf8_lossy(&kept).into_owned()
+    }
+
+    fn keeps(&mut self, byte: u8) -> bool {
+        let was = self.inside;
+        self.inside = match (was, byte) {
+            (_, 0x1b) => Sequence::Escape,
+            (Sequence::Escape, b' '..=b'/') => Sequence::Escape,
+            (Sequence::Escape, b'[') => Sequence::Control,
+            (Sequence::Escape, b']' | b'P') => Sequence::System,
+            (Sequence::Control, b'0'..=b'?' | b' '..=b'/') => Sequence::Control,
+            (Sequence::System, 0x20..) => Sequence::System,
+            _ => Sequence::None,
+        };
+        was == Sequence::None && self.inside == Sequence::None && byte != b'\r'
     }
 }

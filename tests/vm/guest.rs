@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -10,7 +10,7 @@ use testkit::run::run_with_input;
 use testkit::{Image, tool};
 
 use crate::console::Console;
-use crate::hardware::{Hardware, add_disk};
+use crate::hardware::{Hardware, TpmInterface, add_disk};
 use crate::rig;
 
 /// Boots took 12 to 25 seconds under emulation on two busy cores.
@@ -89,7 +89,8 @@ impl Guest {
     pub fn pack(&self) -> Vec<u8> {
         let mut tar = Command::new("tar");
         tar.args(["-cSf", "-", "-C", text(self.folder.path())]);
-        tar.args(["tpm", "vars.fd", "volume.img", "pins.json"]);
+        let parts = ["tpm", "vars.fd", "volume.img", "pins.json", "disk.img"];
+        tar.args(parts.iter().filter(|part| self.file(part).exists()));
         let output = tar.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
@@ -142,7 +143,8 @@ impl Guest {
     ) -> Console<'_> {
         boot.write(self.folder.path(), &self.file("input.tar"));
         File::create(self.file("output.tar")).unwrap().set_len(8 << 20).unwrap();
-        let (swtpm, socket) = self.start_tpm();
+        let socket = self.file("tpm.sock");
+        let swtpm = (hardware.tpm != TpmInterface::None).then(|| self.start_tpm(&socket));
         let mut qemu = hardware.qemu(accelerator, &self.file("vars.fd"), &socket);
         if self.volume().exists() {
             add_disk(&mut qemu, "volume", &self.volume(), "", "");
@@ -161,25 +163,25 @@ impl Guest {
         output.stdout
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    /// A file of the machine's own.
+    pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// The machine's TPM, powered by whoever connects to the socket until they hang up.
-    fn start_tpm(&self) -> (std::process::Child, PathBuf) {
-        let socket = self.file("tpm.sock");
-        let _ = fs::remove_file(&socket);
+    fn start_tpm(&self, socket: &Path) -> Child {
+        let _ = fs::remove_file(socket);
         let mut swtpm = Command::new("setpriv");
         swtpm.args(["--pdeathsig", "KILL", "swtpm", "socket", "--tpm2", "--terminate"]);
         swtpm.arg("--tpmstate").arg(format!("dir={}", text(&self.file("tpm"))));
-        swtpm.arg("--ctrl").arg(format!("type=unixio,path={}", text(&socket)));
+        swtpm.arg("--ctrl").arg(format!("type=unixio,path={}", text(socket)));
         let child = swtpm.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let start = Instant::now();
         while !socket.exists() {
             assert!(start.elapsed() < Duration::from_secs(20), "{swtpm:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
-        (child, socket)
+        child
     }
 }
 

@@ -16,6 +16,17 @@ pub enum Start {
     Kernel { kernel: PathBuf, initrd: PathBuf, command_line: String },
 }
 
+/// How the machine sees its TPM.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum TpmInterface {
+    /// Command response buffer.
+    Crb,
+    /// FIFO, also called TIS.
+    Tis,
+    /// There is no TPM.
+    None,
+}
+
 /// One machine's measured parts. Its variables, TPM and other disks are the guest's.
 #[derive(Clone)]
 pub struct Hardware {
@@ -25,6 +36,8 @@ pub struct Hardware {
     pub guarded: bool,
     /// In MiB.
     pub memory: u32,
+    /// How it sees its TPM.
+    pub tpm: TpmInterface,
     /// What it boots.
     pub start: Start,
 }
@@ -33,11 +46,12 @@ impl Hardware {
     /// A machine that boots a disk of `tests/vm/assemble`.
     pub fn approved(disk: &str) -> Self {
         let start = Start::ReadOnlyDisk(rig::parts().join(format!("{disk}.esp")));
-        Self { code: rig::parts().join("code.fd"), guarded: false, memory: 512, start }
+        let (code, tpm) = (rig::parts().join("code.fd"), TpmInterface::Crb);
+        Self { code, guarded: false, memory: 512, tpm, start }
     }
 
-    /// QEMU with these parts, these firmware variables, and no other disk yet. Its standard output
-    /// is the serial port.
+    /// QEMU with these parts, these firmware variables, and no other disk yet. Its standard input
+    /// and output are the serial port.
     pub fn qemu(&self, accelerator: &[&str], variables: &Path, tpm: &Path) -> Command {
         // No QEMU may outlive a test that was killed.
         let mut qemu = Command::new("setpriv");
@@ -52,8 +66,16 @@ impl Hardware {
             qemu.args([nothing, "none"]);
         }
         qemu.args(["-nodefaults", "-no-reboot", "-serial", "stdio", "-device", "virtio-rng-pci"]);
-        qemu.args(["-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm"]);
-        qemu.arg("-chardev").arg(format!("socket,id=tpm,path={}", tpm.display()));
+        let interface = match self.tpm {
+            TpmInterface::Crb => Some("tpm-crb"),
+            TpmInterface::Tis => Some("tpm-tis"),
+            TpmInterface::None => None,
+        };
+        if let Some(interface) = interface {
+            qemu.args(["-tpmdev", "emulator,id=tpm,chardev=tpm"]);
+            qemu.arg("-device").arg(format!("{interface},tpmdev=tpm"));
+            qemu.arg("-chardev").arg(format!("socket,id=tpm,path={}", tpm.display()));
+        }
         for (file, more) in [(self.code.as_path(), ",readonly=on"), (variables, "")] {
             qemu.arg("-drive");
             qemu.arg(format!("if=pflash,format=raw,file={}{more}", file.display()));
@@ -68,7 +90,7 @@ impl Hardware {
                 qemu.arg("-append").arg(command_line);
             }
         }
-        qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         qemu
     }
 }

@@ -1,6 +1,7 @@
 //! Whole measured boots of a small guest: OVMF, a unified kernel image, an initramfs that runs what
 //! a test asks for, a LUKS2 disk. A test breaks one thing and awaits what the console says.
-//! Under `prediction`, other loaders boot it, and only its PCRs are read.
+//! Under `prediction`, other loaders boot it, and only its PCRs are read. Under `initramfs`, a root is
+//! opened by what initramfs-tools and dracut build.
 //!
 //! ```text
 //! Boot (script, files) ──▶ Guest (TPM, variables, disks) ── boot ──▶ Console ──▶ exits, says
@@ -13,8 +14,11 @@
 mod console;
 mod guest;
 mod hardware;
+mod initramfs;
+mod machine;
 mod prediction;
 mod rig;
+mod workshop;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;

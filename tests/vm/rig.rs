@@ -19,22 +19,44 @@ const KVM_LIMIT: Duration = Duration::from_secs(30);
 pub fn parts() -> &'static Path {
     static PARTS: OnceLock<PathBuf> = OnceLock::new();
     PARTS.get_or_init(|| {
-        let release = Path::new(env!("CARGO_BIN_EXE_vmseal")).ancestors().nth(2).unwrap();
-        let release = release.join("release");
+        let mut assemble = Command::new(project().join("tests/vm/assemble"));
+        assemble.arg(release().join("vmseal")).arg(release().join("vmseal-boot"));
+        folder_of(&mut assemble)
+    })
+}
+
+/// The folder with the Debian packages, as `make deb` makes them.
+pub fn packages() -> &'static Path {
+    static PACKAGES: OnceLock<PathBuf> = OnceLock::new();
+    PACKAGES.get_or_init(|| {
+        let folder = release().with_file_name("deb");
+        folder_of(Command::new(project().join("packaging/deb")).arg(&folder));
+        folder
+    })
+}
+
+/// The folder of the release builds.
+pub fn release() -> &'static Path {
+    static RELEASE: OnceLock<PathBuf> = OnceLock::new();
+    RELEASE.get_or_init(|| {
         // Apart from each other: together, vmseal's features would slip into the boot program.
-        for package in ["vmseal", "vmseal-boot"] {
+        for package in ["vmseal", "vmseal-boot", "testkit"] {
             let mut cargo = Command::new(env!("CARGO"));
             cargo.args(["build", "--release", "--quiet", "--package", package]);
             let status = cargo.current_dir(project()).status().unwrap();
             assert!(status.success(), "{cargo:?}");
         }
-        let mut assemble = Command::new(project().join("tests/vm/assemble"));
-        assemble.arg(release.join("vmseal")).arg(release.join("vmseal-boot"));
-        let output = assemble.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{assemble:?}\n{said}");
-        String::from_utf8(output.stdout).unwrap().trim_end().into()
+        let target = Path::new(env!("CARGO_BIN_EXE_vmseal")).ancestors().nth(2).unwrap();
+        target.join("release")
     })
+}
+
+/// Runs a script that prints the folder it made, the first time perhaps out of whole Debian trees.
+pub fn folder_of(script: &mut Command) -> PathBuf {
+    let output = script.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script:?}\n{said}");
+    String::from_utf8(output.stdout).unwrap().trim_end().into()
 }
 
 /// QEMU's options for KVM if a guest comes up under it, else for emulation. That /dev/kvm is there

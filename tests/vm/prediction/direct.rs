@@ -1,7 +1,7 @@
 //! QEMU's `-kernel`, under both versions of the firmware: the older one measures the kernel as QEMU
 //! changed its header, with the address of the initrd in it.
 
-use super::workshop::{NEWER, OLDER, OTHER_INITRD};
+use crate::workshop::{NEWER, OLDER, OTHER_INITRD};
 use super::{Base, COMMAND_LINE, Machine, OTHER_COMMAND_LINE};
 
 static BASE: Base = Base::of(|| Machine::with_kernel(NEWER, COMMAND_LINE));

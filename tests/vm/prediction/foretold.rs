@@ -6,7 +6,8 @@ use serde_json::Value;
 use testkit::run::run;
 
 use super::recording::{Recording, get};
-use super::{Machine, workshop::text};
+use super::Machine;
+use crate::workshop::text;
 
 /// What a policy may select, and each of them can be predicted: firmware, loader, kernel, initrd,
 /// command line. PCR 1 is predicted or not.
@@ -32,7 +33,7 @@ impl Foretold {
                 predict.arg("--initrd").arg(next.path("initrd"));
                 predict.args(["--cmdline", command_line, "--qemu", &qemu_version()]);
                 if next.is_kernel_patched() {
-                    predict.arg("--mem").arg(Machine::MEMORY.to_string());
+                    predict.arg("--mem").arg(next.memory.to_string());
                 }
             }
             None => {

@@ -1,7 +1,7 @@
 //! GRUB with what Debian's own update-grub writes for two kernels: a submenu, and an environment
 //! block that chooses.
 
-use super::workshop::{Kernel, NEWER, OLDER, OTHER_INITRD, in_trixie, part, script, text};
+use crate::workshop::{Kernel, NEWER, OLDER, OTHER_INITRD, in_trixie, part, script, text};
 use super::{Base, Foretold, Machine};
 
 const TREE_12: &str = "backports";

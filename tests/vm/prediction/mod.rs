@@ -12,17 +12,16 @@ mod base;
 mod direct;
 mod foretold;
 mod grub;
-mod machine;
 mod recording;
 mod secure_boot;
 mod systemd_boot;
 mod uki;
-mod workshop;
 
 use base::Base;
 use foretold::Foretold;
-use machine::Machine;
 use recording::Recording;
+
+use crate::machine::Machine;
 
 /// The command line of all kernels here, unless it is what changes.
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1";

@@ -1,10 +1,12 @@
 //! What a guest measured in one boot.
 
+use std::fs;
 use std::process::Command;
 
 use vmseal::measurement::{Digest, EventLog, PcrBank, PcrIndex, PcrValues, replay};
 
-use super::workshop::text;
+use crate::workshop::text;
+use super::Machine;
 use crate::guest::{Boot, Guest};
 use crate::hardware::{Hardware, Start};
 
@@ -31,7 +33,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Boots a machine and reads what it measured. The log is a whole one: it gives the PCRs.
+    /// Boots hardware and reads what it measured. The log is a whole one: it gives the PCRs.
     pub fn of(guest: &Guest, hardware: &Hardware) -> Self {
         let mut console = guest.boot_hardware(hardware, &Boot::new().run(READ));
         console.exits(0);
@@ -67,6 +69,16 @@ impl Recording {
                 );
             }
         }
+    }
+}
+
+impl Machine {
+    /// Boots it, with a TPM of its own and a copy of its files and variables.
+    pub fn record(&self) -> Recording {
+        let guest = Guest::bare(&self.path("variables"), self.banks);
+        let recording = Recording::of(&guest, &self.hardware());
+        let _ = fs::remove_file(self.path("disk.img"));
+        recording
     }
 }
 

@@ -1,6 +1,6 @@
 //! A signed unified kernel image under Secure Boot.
 
-use super::workshop::{Kernel, NEWER, OLDER, in_trixie, part, text};
+use crate::workshop::{Kernel, NEWER, OLDER, in_trixie, part, text};
 use super::{Base, COMMAND_LINE, Machine};
 
 static BASE: Base = Base::of(|| signed(NEWER));

@@ -1,6 +1,6 @@
 //! Unified kernel images that the firmware starts.
 
-use super::workshop::{NEWER, OLDER, OTHER_INITRD};
+use crate::workshop::{NEWER, OLDER, OTHER_INITRD};
 use super::{Base, COMMAND_LINE, Machine, OTHER_COMMAND_LINE};
 
 /// With two banks: every bank is predicted.

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::recording::Recording;
-use super::workshop::{Kernel, build_uki, part, script, text};
-use crate::guest::Guest;
-use crate::hardware::{Hardware, Start};
+use crate::hardware::{Hardware, Start, TpmInterface};
+use crate::workshop::{Kernel, build_uki, part, script, text};
 
-const UKI: &str = "esp/EFI/BOOT/BOOTX64.EFI";
+/// The unified kernel image that the firmware starts.
+pub const UKI: &str = "esp/EFI/BOOT/BOOTX64.EFI";
 const OLD_FIRMWARE: &str = "2022.11";
 
 /// A machine that is off: what firmware, loader and kernel will find. Its folder holds `esp/` and
@@ -19,21 +18,25 @@ pub struct Machine {
     folder: TempDir,
     firmware: &'static str,
     guarded: bool,
-    banks: &'static str,
+    /// In MiB.
+    pub memory: u32,
+    /// How it sees its TPM.
+    pub tpm: TpmInterface,
+    /// The banks of its TPM.
+    pub banks: &'static str,
     /// That of `-append`, for a machine without a disk.
     pub command_line: Option<String>,
 }
 
 impl Machine {
-    /// In MiB.
-    pub const MEMORY: u32 = 512;
-
     /// OVMF 2025.02 as delivered, an empty disk, a TPM with the sha256 bank.
     pub fn new() -> Self {
         let machine = Self {
             folder: TempDir::with_prefix("vmseal-machine-").unwrap(),
             firmware: "2025.02",
             guarded: false,
+            memory: 512,
+            tpm: TpmInterface::Crb,
             banks: "sha256",
             command_line: None,
         };
@@ -137,8 +140,8 @@ impl Machine {
         disk
     }
 
-    /// Boots it, with a TPM of its own and a copy of its files and variables.
-    pub fn record(&self) -> Recording {
+    /// It as QEMU sees it, with its kernel or a disk that holds its files.
+    pub fn hardware(&self) -> Hardware {
         let start = match &self.command_line {
             None => Start::Disk(self.disk()),
             Some(command_line) => Start::Kernel {
@@ -147,11 +150,8 @@ impl Machine {
                 command_line: command_line.clone(),
             },
         };
-        let hardware =
-            Hardware { code: self.code(), guarded: self.guarded, memory: Self::MEMORY, start };
-        let recording = Recording::of(&Guest::bare(&self.path("variables"), self.banks), &hardware);
-        let _ = fs::remove_file(self.path("disk.img"));
-        recording
+        let (guarded, memory, tpm) = (self.guarded, self.memory, self.tpm);
+        Hardware { code: self.code(), guarded, memory, tpm, start }
     }
 
     fn put_variables(self, name: &str) -> Self {

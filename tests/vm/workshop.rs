@@ -8,6 +8,8 @@ use testkit::machine::project;
 use testkit::run::run;
 use testkit::tool;
 
+use crate::rig::folder_of;
+
 /// A kernel and the initramfs for it.
 #[derive(Clone, Copy)]
 pub struct Kernel {
@@ -44,14 +46,8 @@ impl Kernel {
 /// A file or folder of `tests/vm/boot-parts`.
 pub fn part(name: &str) -> PathBuf {
     static PARTS: OnceLock<PathBuf> = OnceLock::new();
-    let parts = PARTS.get_or_init(|| {
-        let mut command = Command::new(project().join("tests/vm/boot-parts"));
-        // Not testkit's: the first time, Debian trees are built.
-        let output = command.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{command:?}\n{said}");
-        String::from_utf8(output.stdout).unwrap().trim_end().into()
-    });
+    let parts = PARTS
+        .get_or_init(|| folder_of(&mut Command::new(project().join("tests/vm/boot-parts"))));
     parts.join(name)
 }
 
@@ -66,23 +62,27 @@ pub fn in_trixie(arguments: &[&str]) {
     run(command.arg("trixie").args(arguments)).ok();
 }
 
-/// Makes a unified kernel image.
+/// What a unified kernel image is made of.
+pub struct UkiParts<'a> {
+    pub kernel: &'a Path,
+    pub initrd: &'a Path,
+    /// As `uname -r` has it.
+    pub release: &'a str,
+    pub command_line: &'a str,
+}
+
+/// Makes a unified kernel image with Debian 13's stub.
 pub fn build_uki(kernel: Kernel, command_line: &str, uki: &Path) {
     let (image, initrd, release) = (kernel.image(), kernel.initrd(), kernel.release());
-    in_trixie(&[
-        "ukify",
-        "build",
-        "--linux",
-        text(&image),
-        "--initrd",
-        text(&initrd),
-        "--uname",
-        &release,
-        "--cmdline",
-        command_line,
-        "--output",
-        text(uki),
-    ]);
+    join_uki(&UkiParts { kernel: &image, initrd: &initrd, release: &release, command_line }, uki);
+}
+
+/// Makes a unified kernel image of these parts, with Debian 13's stub.
+pub fn join_uki(parts: &UkiParts<'_>, uki: &Path) {
+    let mut arguments = vec!["ukify", "build", "--output", text(uki)];
+    arguments.extend(["--linux", text(parts.kernel), "--initrd", text(parts.initrd)]);
+    arguments.extend(["--uname", parts.release, "--cmdline", parts.command_line]);
+    in_trixie(&arguments);
 }
 
 /// Makes an addon for unified kernel images.

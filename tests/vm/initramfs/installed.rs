@@ -1,0 +1,133 @@
+//! An installed machine: its disks, TPM and variables, from boot to boot.
+
+use std::collections::HashMap;
+use std::fs;
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+
+use testkit::image::PASSPHRASE;
+use testkit::run::run;
+use testkit::tool;
+
+use super::kind::Kind;
+use crate::console::Console;
+use crate::guest::{Boot, Guest};
+use crate::hardware::{Hardware, Start};
+use crate::machine::Machine;
+use crate::workshop::text;
+
+/// Where `tests/vm/disk` puts the partitions.
+const ESP_OFFSET: u64 = 2048 * 512;
+const BOOT_OFFSET: u64 = (2048 + 131_072) * 512;
+/// What guest-init prints where a login prompt would come.
+pub const LOGIN: &str = "rig: login:";
+
+/// A machine with an encrypted root. Its parts can be changed between boots.
+pub struct Installed {
+    /// The files that it was installed with, and its firmware.
+    pub machine: Machine,
+    /// Its TPM, variables and disks.
+    pub guest: Guest,
+}
+
+impl Installed {
+    /// A machine that never booted. Its initramfs knows the pin of its root; nothing is sealed.
+    pub fn new(kind: Kind) -> Self {
+        let machine = kind.machine();
+        let guest = Guest::bare(&machine.path("variables"), machine.banks);
+        tool("cp", &["--sparse=always", text(&kind.part("volume.img")), text(&guest.volume())]);
+        if machine.command_line.is_none() {
+            fs::rename(machine.disk(), guest.file("disk.img")).unwrap();
+        }
+        Self { machine, guest }
+    }
+
+    /// A machine that booted once, by passphrase, and was enrolled in that boot: made once for each
+    /// kind, then copied.
+    pub fn enrolled(kind: Kind) -> Self {
+        // Packed, for a folder in a static would never be removed.
+        static ENROLLED: OnceLock<Mutex<HashMap<Kind, &'static OnceLock<Vec<u8>>>>> =
+            OnceLock::new();
+        let archive = {
+            let mut kinds = ENROLLED.get_or_init(Mutex::default).lock().unwrap();
+            *kinds.entry(kind).or_insert_with(|| Box::leak(Box::default()))
+        };
+        let archive = archive.get_or_init(|| {
+            let installed = Self::new(kind);
+            let enroll = "vmseal enroll /dev/volume --unlock-key-file /passphrase";
+            let boot = Boot::new().file("passphrase", PASSPHRASE.into()).run(enroll);
+            let mut console = installed.boot(&boot);
+            console.await_passphrase_prompt();
+            console.enter(PASSPHRASE);
+            console.await_text(LOGIN);
+            console.exits(0);
+            console.await_off();
+            installed.guest.pack()
+        });
+        Self { machine: kind.machine(), guest: Guest::unpack(archive) }
+    }
+
+    /// Switches it on.
+    pub fn boot(&self, boot: &Boot) -> Console<'_> {
+        self.guest.boot_hardware(&self.hardware(), boot)
+    }
+
+    /// What it is made of, to be changed for one boot by `guest.boot_hardware`.
+    pub fn hardware(&self) -> Hardware {
+        if self.machine.command_line.is_some() {
+            return self.machine.hardware();
+        }
+        Hardware { start: Start::Disk(self.guest.file("disk.img")), ..self.machine.hardware() }
+    }
+
+    /// Writes a file of the switched-off machine: `esp/PATH` or `boot/PATH`.
+    pub fn write(&self, path: &str, bytes: &[u8]) {
+        let file = self.guest.file("to-write");
+        fs::write(&file, bytes).unwrap();
+        match path.split_once('/').unwrap() {
+            ("esp", path) => {
+                tool("mcopy", &["-o", "-i", &self.esp(), text(&file), &format!("::/{path}")]);
+            }
+            ("boot", path) => {
+                self.debugfs(true, &format!("rm /{path}"));
+                self.debugfs(true, &format!("write {} /{path}", text(&file)));
+            }
+            _ => panic!("{path} is neither in esp/ nor in boot/"),
+        }
+    }
+
+    /// Reads a file of the switched-off machine: `esp/PATH` or `boot/PATH`.
+    pub fn read(&self, path: &str) -> Vec<u8> {
+        let file = self.guest.file("to-read");
+        let _ = fs::remove_file(&file);
+        match path.split_once('/').unwrap() {
+            ("esp", path) => {
+                tool("mcopy", &["-i", &self.esp(), &format!("::/{path}"), text(&file)]);
+            }
+            ("boot", path) => self.debugfs(false, &format!("dump /{path} {}", text(&file))),
+            _ => panic!("{path} is neither in esp/ nor in boot/"),
+        }
+        fs::read(&file).unwrap()
+    }
+
+    fn esp(&self) -> String {
+        format!("{}@@{ESP_OFFSET}", text(&self.guest.file("disk.img")))
+    }
+
+    fn debugfs(&self, write: bool, request: &str) {
+        let mut debugfs = Command::new("debugfs");
+        if write {
+            debugfs.arg("-w");
+        }
+        let disk = format!("{}?offset={BOOT_OFFSET}", text(&self.guest.file("disk.img")));
+        run(debugfs.args(["-R", request, &disk])).ok();
+    }
+}
+
+impl Console<'_> {
+    /// Waits for the prompt of the real initramfs, and returns what was printed before it.
+    #[track_caller]
+    pub fn await_passphrase_prompt(&mut self) -> String {
+        self.await_text("assphrase")
+    }
+}

@@ -1,0 +1,130 @@
+//! The kinds of installed machines: distribution, initramfs generator, boot loader.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
+
+use testkit::machine::project;
+
+use crate::machine::{Machine, UKI};
+use crate::rig::{self, folder_of};
+use crate::workshop::{UkiParts, join_uki, part, script, text};
+
+/// The LUKS2 volume of the root, and its name in crypttab.
+pub const VOLUME_UUID: &str = "c0000000-0002-4000-8000-000000000002";
+/// In MiB: the initramfs of a distribution is unpacked into memory.
+const MEMORY: u32 = 1024;
+/// Nothing more than GRUB's own settings and a console.
+const COMMAND_LINE: &str = "console=ttyS0 root=/dev/mapper/root ro quiet";
+
+/// What starts kernel and initramfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Loader {
+    /// GRUB as this folder of `tests/vm/boot-parts` has it; its menu is made by update-grub of this
+    /// tree.
+    Grub { parts: &'static str, tree: &'static str, secure: bool },
+    /// The firmware starts a unified kernel image.
+    Uki,
+    /// QEMU's `-kernel`.
+    Kernel,
+}
+
+/// What a machine was installed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// Debian's code name, as `tests/vm/guest-image` knows it.
+    pub release: &'static str,
+    /// `initramfs-tools` or `dracut`.
+    pub generator: &'static str,
+    pub loader: Loader,
+}
+
+const GRUB_13: Loader = Loader::Grub { parts: "grub-13", tree: "trixie", secure: false };
+const SHIM_12: Loader = Loader::Grub { parts: "grub-12-shim", tree: "backports", secure: true };
+
+/// Debian 13, initramfs-tools, GRUB 2.12 without its tpm module.
+pub const INITRAMFS_GRUB: Kind =
+    Kind { release: "trixie", generator: "initramfs-tools", loader: GRUB_13 };
+/// Debian 13, initramfs-tools, the kernel given by the host.
+pub const INITRAMFS_KERNEL: Kind = Kind { loader: Loader::Kernel, ..INITRAMFS_GRUB };
+/// Debian 13, dracut, a unified kernel image.
+pub const DRACUT_UKI: Kind = Kind { release: "trixie", generator: "dracut", loader: Loader::Uki };
+/// Debian 13, dracut, GRUB 2.12.
+pub const DRACUT_GRUB: Kind = Kind { loader: GRUB_13, ..DRACUT_UKI };
+/// Debian 12, initramfs-tools, shim and the signed GRUB 2.06, Secure Boot on.
+pub const INITRAMFS_SHIM_12: Kind =
+    Kind { release: "bookworm", generator: "initramfs-tools", loader: SHIM_12 };
+/// Debian 12, dracut, a unified kernel image.
+pub const DRACUT_UKI_12: Kind = Kind { release: "bookworm", ..DRACUT_UKI };
+
+impl Kind {
+    /// A file that `tests/vm/guest-image` made.
+    pub fn part(&self, name: &str) -> PathBuf {
+        // One at a time, and each once: the script takes a lock, but reads its inputs before it.
+        static IMAGES: Mutex<Vec<(&str, &str, PathBuf)>> = Mutex::new(vec![]);
+        let mut images = IMAGES.lock().unwrap();
+        let known =
+            images.iter().find(|(release, generator, _)| (*release, *generator) == self.image());
+        let folder = known.map(|(_, _, folder)| folder.clone()).unwrap_or_else(|| {
+            let mut command = Command::new(project().join("tests/vm/guest-image"));
+            command.args([self.release, self.generator]).arg(rig::packages());
+            let folder = folder_of(command.arg(rig::release().join("pin-volume")));
+            images.push((self.release, self.generator, folder.clone()));
+            folder
+        });
+        folder.join(name)
+    }
+
+    fn image(&self) -> (&'static str, &'static str) {
+        (self.release, self.generator)
+    }
+
+    /// The machine before its first boot: its boot files, as they were installed.
+    pub fn machine(&self) -> Machine {
+        let mut machine = Machine::new();
+        machine.memory = MEMORY;
+        let (kernel, initrd) = (self.part("vmlinuz"), self.part("initrd"));
+        let release = fs::read_to_string(self.part("release")).unwrap();
+        let release = release.trim_end();
+        match self.loader {
+            Loader::Grub { parts, tree, secure } => {
+                if secure {
+                    machine = machine.with_secure_boot("microsoft-vars.fd");
+                }
+                for folder in ["esp", "boot"] {
+                    machine.put(folder, &part(&format!("{parts}/{folder}")));
+                }
+                machine.put(&format!("boot/vmlinuz-{release}"), &kernel);
+                machine.put(&format!("boot/initrd.img-{release}"), &initrd);
+                let boot = machine.path("boot");
+                let setting = format!("GRUB_CMDLINE_LINUX=\"console=ttyS0{}\"", self.words());
+                script("update-grub", &[tree, text(&boot), &setting]);
+            }
+            Loader::Uki => {
+                let command_line = &self.command_line();
+                let (kernel, initrd) = (&kernel, &initrd);
+                let parts = UkiParts { kernel, initrd, release, command_line };
+                join_uki(&parts, &machine.path(UKI));
+            }
+            Loader::Kernel => {
+                machine.put("kernel", &kernel);
+                machine.put("initrd", &initrd);
+                machine.command_line = Some(self.command_line());
+            }
+        }
+        machine
+    }
+
+    fn command_line(&self) -> String {
+        COMMAND_LINE.to_owned() + &self.words()
+    }
+
+    /// dracut's initramfs is told by the command line what to open.
+    fn words(&self) -> String {
+        match self.generator {
+            "dracut" => format!(" rd.luks.name={VOLUME_UUID}=root"),
+            _ => String::new(),
+        }
+    }
+}

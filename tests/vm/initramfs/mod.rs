@@ -1,0 +1,30 @@
+//! Boots of installed machines: the initramfs is what initramfs-tools or dracut built after the
+//! packages were installed, and it opens an encrypted root.
+//!
+//! ```text
+//! Kind (release, generator, loader) ──▶ Installed ── boot ──▶ Console ──▶ prompt or LOGIN
+//!        tests/vm/guest-image             │ enrolled: booted once, by passphrase
+//! ```
+
+mod installed;
+mod kind;
+
+use installed::{Installed, LOGIN};
+use kind::{INITRAMFS_GRUB, Kind};
+
+use crate::guest::Boot;
+
+/// An enrolled machine opens its root without a hand on the keyboard.
+#[track_caller]
+fn opens_by_itself(kind: Kind) {
+    let installed = Installed::enrolled(kind);
+    let mut console = installed.boot(&Boot::new().run("cat /run/vmseal/boot.json"));
+    let before = console.await_text(LOGIN);
+    assert!(!before.contains("assphrase"), "{before}");
+    console.exits_saying(0, "\"by\":\"tpm\"");
+}
+
+#[test]
+fn initramfs_tools_and_grub_open_the_root() {
+    opens_by_itself(INITRAMFS_GRUB);
+}
