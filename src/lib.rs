@@ -7,7 +7,7 @@
 //! enroll:  EventLog → Coverage → SealPoint → PcrValues → Policy → SealedObject → Token → Header
 //! predict: EventLog + Artifacts → Prediction → PcrValues
 //! boot:    Header → Pin check → Token → policy session → SealedSecret → KeyslotPassphrase
-//!                 → VolumeKey → open volume → latch
+//!                 → VolumeKey → open volume → latch → gate
 //! ```
 //!
 //! # Rooms
@@ -24,7 +24,7 @@
 //! | [`tpm`] | the TPM: the only room that names tss_esapi | |
 //! | [`luks`] | LUKS2 header, pin, keyslots: the only room that names libcryptsetup | |
 //! | [`enroll`] | plan an enrolment, apply it, take it back | |
-//! | [`boot`] | pin, choose, unseal, open, latch; the seal point | |
+//! | [`boot`] | which volumes; pin, choose, unseal, open, latch; the seal point; what was seen | |
 //! | [`recovery`], [`secret`] | recovery keys; bytes that are zeroed on drop | yes |
 //! | [`error`], [`exit`] | every way to fail, and its exit code | yes |
 //! | [`ffi`] | the one place with unsafe code | |

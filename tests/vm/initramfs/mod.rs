@@ -8,6 +8,7 @@
 
 mod installed;
 mod kind;
+mod shells;
 
 use installed::{Installed, LOGIN};
 use kind::{INITRAMFS_GRUB, Kind};
