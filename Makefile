@@ -45,6 +45,7 @@ install: ## into $(DESTDIR)$(PREFIX)
 	install -D $(RELEASE)/vmseal $(DESTDIR)$(PREFIX)/bin/vmseal
 	install -D $(RELEASE)/vmseal-boot $(DESTDIR)$(PREFIX)/lib/vmseal/vmseal-boot
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 man/*.8
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man7 man/*.7
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,$(COMPLETION_FOLDERS))
 	$(RELEASE)/vmseal generate bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmseal
 	$(RELEASE)/vmseal generate zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vmseal

@@ -28,19 +28,19 @@ install() {
     inst_libdir_file "libtss2-tcti-device.so*"
     copy_lines
 
-    inst_script "$moddir/unlock.sh" /usr/bin/vmseal-unlock
-    inst_script "$moddir/gate.sh" /usr/bin/vmseal-gate
-    inst_script "$moddir/before-resume.sh" /usr/bin/vmseal-before-resume
+    inst_script "$moddir/unlock" /usr/bin/vmseal-unlock
+    inst_script "$moddir/gate" /usr/bin/vmseal-gate
+    inst_script "$moddir/before-resume" /usr/bin/vmseal-before-resume
     # Numbers decide: before an image is resumed, before the shell, and last of all.
-    inst_hook pre-udev 90 "$moddir/resume-rules.sh"
-    inst_hook pre-mount 00 "$moddir/gate-hook.sh"
-    inst_hook emergency 00 "$moddir/gate-hook.sh"
-    inst_hook pre-pivot 99 "$moddir/gate-hook.sh"
+    inst_hook pre-udev 90 "$moddir/vmseal-resume-rules.sh"
+    inst_hook pre-mount 00 "$moddir/vmseal-gate.sh"
+    inst_hook emergency 00 "$moddir/vmseal-shell.sh"
+    inst_hook pre-pivot 99 "$moddir/vmseal-gate.sh"
 
     if dracut_module_included systemd; then
         install_units
     else
-        inst_hook initqueue/settled 00 "$moddir/unlock-hook.sh"
+        inst_hook initqueue/settled 00 "$moddir/vmseal-unlock.sh"
     fi
 }
 
@@ -57,7 +57,7 @@ install_units() {
     # Whatever opens a shell.
     for unit in emergency rescue dracut-emergency debug-shell breakpoint-pre-udev \
         breakpoint-pre-basic breakpoint-pre-mount breakpoint-pre-switch-root; do
-        drop_in "$moddir/gate.conf" "$unit.service"
+        drop_in "$moddir/shell.conf" "$unit.service"
     done
 }
 
@@ -81,7 +81,12 @@ copy_lines() {
             continue
         fi
         if [[ $key && $key != none && $key != - ]]; then
-            dwarning "vmseal: $name has a key file and is left to systemd"
+            dwarning "vmseal: $name has a key file: left to the stock unlocker, without a pin"
+            continue
+        fi
+        # Debian's tools read an escape in a name, systemd does not.
+        if [[ $name == *\\* ]]; then
+            dwarning "vmseal: $name has a backslash in its name: left to the stock unlocker, without a pin"
             continue
         fi
         printf '%s %s %s %s\n' "$name" "$source" none "$options"

@@ -203,6 +203,12 @@ impl BootReport {
         self.volumes.iter().any(|volume| volume.name == name && volume.by.is_some())
     }
 
+    /// Whether somebody typed the passphrase that opened a volume.
+    pub fn is_typed(&self, name: &str) -> bool {
+        let typed = |volume: &VolumeReport| volume.by == Some(OpenedBy::Passphrase);
+        self.volumes.iter().any(|volume| volume.name == name && typed(volume))
+    }
+
     /// Whether a volume must not be opened by anybody in this boot.
     pub fn is_barred(&self, name: &str) -> bool {
         let barred = |volume: &VolumeReport| volume.exit == Exit::NotPinned.code();
@@ -214,12 +220,8 @@ impl BootReport {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_written_is_read() {
-        let root = tempfile::tempdir().expect("a folder");
-        assert_eq!(BootReport::read(root.path()), None);
-        let mut report = BootReport::default();
-        let volume = VolumeReport {
+    fn volume() -> VolumeReport {
+        VolumeReport {
             name: "root".into(),
             device: "/dev/vda".into(),
             uuid: None,
@@ -228,7 +230,25 @@ mod tests {
             token: None,
             keyslot: None,
             cause: Some("missing".into()),
-        };
+        }
+    }
+
+    #[test]
+    fn it_is_told_who_opened_a_volume() {
+        let mut report = BootReport::default();
+        report.note_volume(VolumeReport { by: Some(OpenedBy::Tpm), ..volume() });
+        assert!(report.is_opened("root") && !report.is_typed("root"));
+        report.note_volume(VolumeReport { by: Some(OpenedBy::Passphrase), ..volume() });
+        assert!(report.is_opened("root") && report.is_typed("root"));
+        assert!(!report.is_opened("data") && !report.is_typed("data"));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let root = tempfile::tempdir().expect("a folder");
+        assert_eq!(BootReport::read(root.path()), None);
+        let mut report = BootReport::default();
+        let volume = volume();
         report.note_volume(volume.clone());
         report.note_volume(VolumeReport { exit: 17, ..volume });
         report.note_phase("tpm", 3);

@@ -14,7 +14,7 @@ const PINS: &str = "/etc/vmseal/pins.json";
 /// The volumes of the boot, as the initramfs hooks write them.
 const CRYPTTAB: &str = "/etc/vmseal/crypttab";
 /// One line for whoever asks, or errs.
-pub const USAGE: &str = "usage: vmseal-boot unlock|latch|gate|check [--pins FILE] \
+pub const USAGE: &str = "usage: vmseal-boot unlock|latch|gate|close|check [--pins FILE] \
     [--crypttab FILE] [--ask PROGRAM] [--wait SECONDS] [--tcti TCTI] [--header FILE] \
     [--signature FILE]... [--timeout SECONDS] [DEVICE NAME]... [NAME]";
 /// How often a TPM that the firmware shows is looked for.
@@ -32,6 +32,8 @@ pub enum Command {
     Latch,
     /// The same, or nothing may follow.
     Gate,
+    /// Close what nobody typed a passphrase for.
+    Close,
     /// Print the usage.
     Help,
 }
@@ -78,6 +80,7 @@ impl Args {
                 Some("check") => Command::Check(String::new()),
                 Some("latch") => Command::Latch,
                 Some("gate") => Command::Gate,
+                Some("close") => Command::Close,
                 Some("--help" | "-h") => Command::Help,
                 Some(other) => return Err(format!("{other:?} is no command")),
                 None => return Err("no command".into()),
@@ -205,6 +208,7 @@ mod tests {
         assert_eq!(args.signatures, [PathBuf::from("a")]);
         assert_eq!(parse("latch").unwrap().command, Command::Latch);
         assert_eq!(parse("gate").unwrap().command, Command::Gate);
+        assert_eq!(parse("close").unwrap().command, Command::Close);
         assert_eq!(parse("check root").unwrap().command, Command::Check("root".into()));
     }
 

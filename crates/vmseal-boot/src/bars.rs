@@ -1,11 +1,12 @@
-//! The bars: latch, gate, and the word on whether a stock unlocker may go on.
+//! The bars: latch, gate, closing before a shell, and the word on whether a stock unlocker may go on.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use vmseal::Error;
 use vmseal::boot::{self, BootReport, LatchState, Machine};
 use vmseal::exit::Exit;
-use vmseal::luks::{LuksError, Mapping};
+use vmseal::luks::{LuksError, Mapping, deactivate};
 use vmseal::tpm::{Tpm, TpmError};
 
 use crate::args::Args;
@@ -15,6 +16,9 @@ use crate::volumes::Known;
 /// What to do where the TPM is there and cannot be latched.
 const REPAIR: &str = "This boot goes no further: the TPM could release the key to whatever comes \
     next. Repair the TPM, or start the VM without its TPM device.";
+/// Where a volume that the TPM opened stays open.
+const NO_SHELL: &str = "No shell opens while it is open. A boot with vmseal=off on the kernel \
+    command line opens nothing by itself.";
 
 /// Extends PCR 15 if it is still zero, with what earlier passes left to be measured.
 pub fn latch(args: &Args, machine: &Machine) -> Exit {
@@ -51,6 +55,30 @@ pub fn gate(args: &Args, machine: &Machine) -> Exit {
         return Exit::NotPinned;
     }
     Exit::Done
+}
+
+/// Closes the volumes that opened without a passphrase: a shell would read them to anybody. Whoever
+/// typed it may have both.
+pub fn close(args: &Args, machine: &Machine) -> Exit {
+    let report = BootReport::read(machine.root()).unwrap_or_default();
+    let known = Known::of(args, machine).volumes.into_iter().map(|volume| volume.name);
+    let names: BTreeSet<_> =
+        known.chain(report.volumes.iter().map(|volume| volume.name.clone())).collect();
+    let open = names.into_iter().filter(|name| machine.is_open(name) && !report.is_typed(name));
+    let left = open.filter_map(|name| {
+        let error = match deactivate(&name) {
+            Ok(()) | Err(LuksError::NotActive { .. }) => return None,
+            Err(error) => error,
+        };
+        say(format_args!("{name} opened without a passphrase and cannot be closed: {error}"));
+        Some(name)
+    });
+    if left.count() == 0 {
+        return Exit::Done;
+    }
+    say(NO_SHELL);
+    show(NO_SHELL);
+    Exit::Refused
 }
 
 /// Whether a stock unlocker may go on with the volume of this name.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! unlock: volumes → pin check → TPM, else passphrase → open → latch      unlock.rs, ask.rs
-//! latch, gate, check: nothing may be released, or opened, after this     bars.rs
+//! latch, gate, close, check: nothing may be released, read or opened after this     bars.rs
 //! ```
 
 mod args;
@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         }
         Command::Latch => bars::latch(&args, &machine),
         Command::Gate => bars::gate(&args, &machine),
+        Command::Close => bars::close(&args, &machine),
         Command::Check(name) => bars::check(&args, &machine, name),
         Command::Unlock(_) => {
             let _lock = lock(&machine);
