@@ -16,6 +16,8 @@ use crate::rig;
 /// Boots took 12 to 25 seconds under emulation on two busy cores.
 const LIMIT: Duration = Duration::from_secs(240);
 const PINS: &str = "etc/vmseal/pins.json";
+/// The guest knows each that is there under its name.
+const DISKS: [&str; 3] = ["volume", "data", "swap"];
 
 /// What happens in one boot. None of it is measured, except which boot disk is used.
 #[derive(Clone)]
@@ -89,7 +91,7 @@ impl Guest {
     pub fn pack(&self) -> Vec<u8> {
         let mut tar = Command::new("tar");
         tar.args(["-cSf", "-", "-C", text(self.folder.path())]);
-        let parts = ["tpm", "vars.fd", "volume.img", "pins.json", "disk.img"];
+        let parts = ["tpm", "vars.fd", "volume.img", "data.img", "pins.json", "disk.img"];
         tar.args(parts.iter().filter(|part| self.file(part).exists()));
         let output = tar.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -146,8 +148,11 @@ impl Guest {
         let socket = self.file("tpm.sock");
         let swtpm = (hardware.tpm != TpmInterface::None).then(|| self.start_tpm(&socket));
         let mut qemu = hardware.qemu(accelerator, &self.file("vars.fd"), &socket);
-        if self.volume().exists() {
-            add_disk(&mut qemu, "volume", &self.volume(), "", "");
+        for disk in DISKS {
+            let file = self.file(&format!("{disk}.img"));
+            if file.exists() {
+                add_disk(&mut qemu, disk, &file, "", "");
+            }
         }
         add_disk(&mut qemu, "input", &self.file("input.tar"), ",readonly=on", "");
         add_disk(&mut qemu, "output", &self.file("output.tar"), "", "");

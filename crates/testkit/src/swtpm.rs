@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -22,7 +23,7 @@ pub struct Swtpm {
     port: u16,
     banks: Vec<String>,
     // Removed after the process that writes to it: fields drop in order, `drop` kills first.
-    _state: TempDir,
+    _state: Option<TempDir>,
 }
 
 impl Swtpm {
@@ -36,12 +37,20 @@ impl Swtpm {
         // swtpm changes to / : the state's path must be absolute, as a TempDir's is.
         let state = TempDir::with_prefix("swtpm-").expect("a temporary folder");
         let (child, port) = (0..50)
-            .find_map(|_| try_start(&state, free_ports()))
+            .find_map(|_| try_start(state.path(), free_ports()))
             .expect("swtpm starts on a free pair of ports (package swtpm)");
         let banks = banks.iter().map(ToString::to_string).collect();
-        let tpm = Self { child, port, banks, _state: state };
+        let tpm = Self { child, port, banks, _state: Some(state) };
         tpm.allocate();
         tpm
+    }
+
+    /// The TPM of a machine that is off, with the sha256 bank, in this folder: an absolute path.
+    pub fn on_state(folder: &Path) -> Self {
+        let (child, port) = (0..50)
+            .find_map(|_| try_start(folder, free_ports()))
+            .expect("swtpm starts on a free pair of ports (package swtpm)");
+        Self { child, port, banks: vec!["sha256".to_owned()], _state: None }
     }
 
     /// The data port; the control port is the next one.
@@ -160,14 +169,14 @@ pub(crate) fn free_ports() -> u16 {
 }
 
 /// Starts swtpm; `None` when it ended at once, as it does when a port was taken in the meantime.
-fn try_start(state: &TempDir, port: u16) -> Option<(Child, u16)> {
+fn try_start(state: &Path, port: u16) -> Option<(Child, u16)> {
     // The control socket is handed over as standard input: what answers there is this process and
     // no other test's, and it answers once its data port is open.
     let control = TcpListener::bind(("127.0.0.1", port + 1)).ok()?;
     let mut child = Command::new("swtpm")
         .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
         .arg("--tpmstate")
-        .arg(format!("dir={}", state.path().display()))
+        .arg(format!("dir={}", state.display()))
         .args(["--ctrl", "type=tcp,fd=0", "--server"])
         .arg(format!("type=tcp,port={port},bindaddr=127.0.0.1"))
         .stdin(OwnedFd::from(control))

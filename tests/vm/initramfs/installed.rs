@@ -54,17 +54,31 @@ impl Installed {
         };
         let archive = archive.get_or_init(|| {
             let installed = Self::new(kind);
-            let enroll = "vmseal enroll /dev/volume --unlock-key-file /passphrase";
-            let boot = Boot::new().file("passphrase", PASSPHRASE.into()).run(enroll);
-            let mut console = installed.boot(&boot);
-            console.await_passphrase_prompt();
-            console.enter(PASSPHRASE);
-            console.await_text(LOGIN);
-            console.exits(0);
-            console.await_off();
+            installed.enroll();
             installed.guest.pack()
         });
         Self { machine: kind.machine(), guest: Guest::unpack(archive) }
+    }
+
+    /// A machine that never booted, with these words more on its command line.
+    pub fn with_words(kind: Kind, words: &str) -> Self {
+        let mut installed = Self::new(kind);
+        let line = installed.machine.command_line.as_mut().expect("a kernel given by the host");
+        line.push_str(words);
+        installed
+    }
+
+    /// Boots it by passphrase and enrolls it in that boot.
+    #[track_caller]
+    pub fn enroll(&self) {
+        let enroll = "vmseal enroll /dev/volume --unlock-key-file /passphrase";
+        let boot = Boot::new().file("passphrase", PASSPHRASE.into()).run(enroll);
+        let mut console = self.boot(&boot);
+        console.await_passphrase_prompt();
+        console.enter(PASSPHRASE);
+        console.await_text(LOGIN);
+        console.exits(0);
+        console.await_off();
     }
 
     /// Switches it on.

@@ -13,6 +13,8 @@ use crate::workshop::{UkiParts, join_uki, part, script, text};
 
 /// The LUKS2 volume of the root, and its name in crypttab.
 pub const VOLUME_UUID: &str = "c0000000-0002-4000-8000-000000000002";
+/// The file system in it.
+pub const ROOT_UUID: &str = "c0000000-0001-4000-8000-000000000001";
 /// In MiB: the initramfs of a distribution is unpacked into memory.
 const MEMORY: u32 = 1024;
 /// Nothing more than GRUB's own settings and a console.

@@ -6,6 +6,8 @@
 //!        tests/vm/guest-image             │ enrolled: booted once, by passphrase
 //! ```
 
+mod attacks;
+mod changes;
 mod installed;
 mod kind;
 mod shells;
