@@ -33,7 +33,12 @@ pub struct Console<'guest> {
 
 impl<'guest> Console<'guest> {
     /// Watches a QEMU whose standard output is the serial port, for at most `limit`.
-    pub fn watch(_guest: &'guest Guest, mut qemu: Child, swtpm: Option<Child>, limit: Duration) -> Self {
+    pub fn watch(
+        _guest: &'guest Guest,
+        mut qemu: Child,
+        swtpm: Option<Child>,
+        limit: Duration,
+    ) -> Self {
         let (sender, received) = channel();
         let streams: [Box<dyn Read + Send>; 2] =
             [Box::new(qemu.stdout.take().unwrap()), Box::new(qemu.stderr.take().unwrap())];

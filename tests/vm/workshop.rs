@@ -46,8 +46,8 @@ impl Kernel {
 /// A file or folder of `tests/vm/boot-parts`.
 pub fn part(name: &str) -> PathBuf {
     static PARTS: OnceLock<PathBuf> = OnceLock::new();
-    let parts = PARTS
-        .get_or_init(|| folder_of(&mut Command::new(project().join("tests/vm/boot-parts"))));
+    let parts =
+        PARTS.get_or_init(|| folder_of(&mut Command::new(project().join("tests/vm/boot-parts"))));
     parts.join(name)
 }
 

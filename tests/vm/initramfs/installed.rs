@@ -128,6 +128,6 @@ impl Console<'_> {
     /// Waits for the prompt of the real initramfs, and returns what was printed before it.
     #[track_caller]
     pub fn await_passphrase_prompt(&mut self) -> String {
-        self.await_text("assphrase")
+        self.await_text("Please unlock disk root")
     }
 }

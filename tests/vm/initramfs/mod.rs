@@ -21,8 +21,8 @@ fn opens_by_itself(kind: Kind) {
     let installed = Installed::enrolled(kind);
     let mut console = installed.boot(&Boot::new().run("cat /run/vmseal/boot.json"));
     let before = console.await_text(LOGIN);
-    assert!(!before.contains("assphrase"), "{before}");
-    console.exits_saying(0, "\"by\":\"tpm\"");
+    assert!(!before.contains("unlock disk"), "{before}");
+    console.exits_saying(0, "\"by\": \"tpm\"");
 }
 
 #[test]

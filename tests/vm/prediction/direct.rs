@@ -1,8 +1,8 @@
 //! QEMU's `-kernel`, under both versions of the firmware: the older one measures the kernel as QEMU
 //! changed its header, with the address of the initrd in it.
 
-use crate::workshop::{NEWER, OLDER, OTHER_INITRD};
 use super::{Base, COMMAND_LINE, Machine, OTHER_COMMAND_LINE};
+use crate::workshop::{NEWER, OLDER, OTHER_INITRD};
 
 static BASE: Base = Base::of(|| Machine::with_kernel(NEWER, COMMAND_LINE));
 static OLD_FIRMWARE: Base =

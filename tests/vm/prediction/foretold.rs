@@ -5,8 +5,8 @@ use std::process::Command;
 use serde_json::Value;
 use testkit::run::run;
 
-use super::recording::{Recording, get};
 use super::Machine;
+use super::recording::{Recording, get};
 use crate::workshop::text;
 
 /// What a policy may select, and each of them can be predicted: firmware, loader, kernel, initrd,

@@ -1,8 +1,8 @@
 //! GRUB with what Debian's own update-grub writes for two kernels: a submenu, and an environment
 //! block that chooses.
 
-use crate::workshop::{Kernel, NEWER, OLDER, OTHER_INITRD, in_trixie, part, script, text};
 use super::{Base, Foretold, Machine};
+use crate::workshop::{Kernel, NEWER, OLDER, OTHER_INITRD, in_trixie, part, script, text};
 
 const TREE_12: &str = "backports";
 const TREE_13: &str = "trixie";

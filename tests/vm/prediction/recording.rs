@@ -5,10 +5,10 @@ use std::process::Command;
 
 use vmseal::measurement::{Digest, EventLog, PcrBank, PcrIndex, PcrValues, replay};
 
-use crate::workshop::text;
 use super::Machine;
 use crate::guest::{Boot, Guest};
 use crate::hardware::{Hardware, Start};
+use crate::workshop::text;
 
 const READ: &str = "cat /sys/kernel/security/tpm0/binary_bios_measurements >/out/log &&
 for file in /sys/class/tpm/tpm0/pcr-*/*; do

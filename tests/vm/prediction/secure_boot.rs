@@ -1,7 +1,7 @@
 //! A signed unified kernel image under Secure Boot.
 
-use crate::workshop::{Kernel, NEWER, OLDER, in_trixie, part, text};
 use super::{Base, COMMAND_LINE, Machine};
+use crate::workshop::{Kernel, NEWER, OLDER, in_trixie, part, text};
 
 static BASE: Base = Base::of(|| signed(NEWER));
 

@@ -1,7 +1,7 @@
 //! systemd-boot with type 1 entries, and with unified kernel images and addons.
 
-use crate::workshop::{Kernel, NEWER, OLDER, OTHER_INITRD, build_addon, build_uki, part};
 use super::{Base, COMMAND_LINE, Machine, OTHER_COMMAND_LINE};
+use crate::workshop::{Kernel, NEWER, OLDER, OTHER_INITRD, build_addon, build_uki, part};
 
 static TYPE_1: Base = Base::of(|| type_1(NEWER, COMMAND_LINE, "newer.conf"));
 static UKIS: Base = Base::of(|| ukis(NEWER, "newer.efi"));

@@ -1,7 +1,7 @@
 //! Unified kernel images that the firmware starts.
 
-use crate::workshop::{NEWER, OLDER, OTHER_INITRD};
 use super::{Base, COMMAND_LINE, Machine, OTHER_COMMAND_LINE};
+use crate::workshop::{NEWER, OLDER, OTHER_INITRD};
 
 /// With two banks: every bank is predicted.
 static BASE: Base = Base::of(|| Machine::with_uki(NEWER, COMMAND_LINE).with_banks("sha256,sha384"));
