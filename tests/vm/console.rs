@@ -17,6 +17,9 @@ const DEAD: [&str; 4] = [
     "BdsDxe: failed to start",
 ];
 
+/// With this variable set, consoles are shown as they print, with the seconds since power on.
+const SHOW: &str = "VMSEAL_SHOW_CONSOLE";
+
 /// A running guest, seen through its serial console. Dropped, it loses power.
 pub struct Console<'guest> {
     qemu: Child,
@@ -40,6 +43,7 @@ impl<'guest> Console<'guest> {
         limit: Duration,
     ) -> Self {
         let (sender, received) = channel();
+        let (show, start) = (std::env::var_os(SHOW).is_some(), Instant::now());
         let streams: [Box<dyn Read + Send>; 2] =
             [Box::new(qemu.stdout.take().unwrap()), Box::new(qemu.stderr.take().unwrap())];
         for mut stream in streams {
@@ -49,6 +53,12 @@ impl<'guest> Console<'guest> {
                 let mut plain = PlainText::default();
                 while let Ok(count @ 1..) = stream.read(&mut bytes) {
                     let text = plain.filter(&bytes[..count]);
+                    if show {
+                        // Not eprint, which the test harness keeps to itself.
+                        let at = start.elapsed().as_secs_f32();
+                        let text = text.replace('\n', &format!("\n[{at:6.2}] "));
+                        let _ = std::io::stderr().write_all(text.as_bytes());
+                    }
                     if sender.send(text).is_err() {
                         return;
                     }

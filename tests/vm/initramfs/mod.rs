@@ -13,7 +13,10 @@ mod kind;
 mod shells;
 
 use installed::{Installed, LOGIN};
-use kind::{INITRAMFS_GRUB, Kind};
+use kind::{
+    DRACUT_GRUB, DRACUT_UKI, DRACUT_UKI_12, INITRAMFS_GRUB, INITRAMFS_KERNEL, INITRAMFS_SHIM_12,
+    Kind,
+};
 
 use crate::guest::Boot;
 
@@ -30,4 +33,29 @@ fn opens_by_itself(kind: Kind) {
 #[test]
 fn initramfs_tools_and_grub_open_the_root() {
     opens_by_itself(INITRAMFS_GRUB);
+}
+
+#[test]
+fn initramfs_tools_opens_the_root_under_a_kernel_of_the_host() {
+    opens_by_itself(INITRAMFS_KERNEL);
+}
+
+#[test]
+fn dracut_in_a_unified_kernel_image_opens_the_root() {
+    opens_by_itself(DRACUT_UKI);
+}
+
+#[test]
+fn dracut_and_grub_open_the_root() {
+    opens_by_itself(DRACUT_GRUB);
+}
+
+#[test]
+fn initramfs_tools_and_secured_grub_open_the_root_of_debian_12() {
+    opens_by_itself(INITRAMFS_SHIM_12);
+}
+
+#[test]
+fn dracut_in_a_unified_kernel_image_opens_the_root_of_debian_12() {
+    opens_by_itself(DRACUT_UKI_12);
 }
