@@ -4,7 +4,8 @@
 //! Data flows one way, and each stage is a value:
 //!
 //! ```text
-//! enroll:  EventLog → Coverage → SealPoint → PcrValues → Policy → SealedObject → Token → Header
+//! enroll:  EventLog → Coverage → SealPoint or Prediction → PcrValues → Policy → SealedObject → Token
+//!                   → Header
 //! predict: EventLog + Artifacts → Prediction → PcrValues
 //! boot:    Header → Pin check → Token → policy session → SealedSecret → KeyslotPassphrase
 //!                 → VolumeKey → open volume → latch

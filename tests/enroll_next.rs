@@ -12,12 +12,17 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use testkit::image::UUID;
 use testkit::machine::project;
-use testkit::{Machine, Ran, Swtpm, run};
-use vmseal::measurement::{EventLog, PcrBank, Tag};
+use testkit::{Machine, Ran, Recording, Swtpm, Systemd, run};
+use vmseal::artifact::hashing::digest;
+use vmseal::artifact::pe::Pe;
+use vmseal::files::FileSource;
+use vmseal::measurement::{Digest, Event, EventLog, PcrBank, Tag};
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
 /// What the rebuilt initrd begins with; the pins follow.
 const REBUILT: &str = "rebuilt with ";
+/// The kernel that GRUB's default entry starts.
+const KERNEL: &str = "boot/vmlinuz-6.12.107+deb13-cloud-amd64";
 /// A hook of initramfs-tools and its generator, as far as anybody sees.
 const TOOLS_HOOK: &str = "usr/share/initramfs-tools/hooks/vmseal";
 const UPDATE_INITRAMFS: &str = "usr/sbin/update-initramfs";
@@ -35,6 +40,10 @@ struct Guest {
 const SDBOOT: (&str, &str) = ("sdboot/base", "efi/deb/initrd");
 /// GRUB that measures what it reads.
 const GRUB: (&str, &str) = ("grub-tpm-deb13/base", "boot/initrd.img-6.12.107+deb13-cloud-amd64");
+
+/// GRUB that measures nothing: what plain grub-install makes. Its kernel is not in the log by name.
+const PLAIN_GRUB: (&str, &str) =
+    ("grub-real-deb13/base", "boot/initrd.img-6.12.107+deb13-cloud-amd64");
 
 impl Guest {
     /// Booted as the case was, its kernel and initrd known by the log alone.
@@ -115,23 +124,27 @@ impl Guest {
         fs::read(fixture(self.base).join("log.bin")).unwrap()
     }
 
-    /// The log of the boot that reads the initrd as it is on the disk.
+    /// The log of the boot that reads the initrd as it is on the disk, and the kernel where there is
+    /// one.
     fn next_log(&self) -> Vec<u8> {
-        let (mut bytes, new) = (self.base_log(), fs::read(self.path(self.initrd)).unwrap());
+        let (mut bytes, initrd) = (self.base_log(), fs::read(self.path(self.initrd)).unwrap());
         let log = EventLog::parse(&bytes).unwrap();
-        let is_initrd =
-            |event: &&vmseal::measurement::Event| event.data().has_tag(Tag::LinuxInitrd);
+        let is_initrd = |event: &&Event| event.data().has_tag(Tag::LinuxInitrd);
         let event = log.events().iter().find(is_initrd).expect("an initrd in the log");
         for old in event.known_digests() {
-            let new = old.bank().hash_parts(&[&new]);
-            let mut count = 0;
-            for at in 0..bytes.len() - old.as_bytes().len() {
-                if bytes[at..].starts_with(old.as_bytes()) {
-                    bytes[at..at + old.as_bytes().len()].copy_from_slice(new.as_bytes());
-                    count += 1;
-                }
+            replace(&mut bytes, old, old.bank().hash_parts(&[&initrd]));
+        }
+        let kernel = self.path(KERNEL);
+        if kernel.exists() {
+            let is_image =
+                |event: &&Event| event.pcr == 4 && event.data().to_string().starts_with("image");
+            let event = log.events().iter().rfind(is_image).expect("a kernel in the log");
+            let file = FileSource::open(&kernel).unwrap();
+            let pe = Pe::parse(&file).unwrap();
+            for old in event.known_digests() {
+                let new = digest(&[pe.authenticode(&file)], &[old.bank()]).unwrap()[0][0];
+                replace(&mut bytes, old, new);
             }
-            assert!(count > 0, "{}", PcrBank::name(old.bank()));
         }
         bytes
     }
@@ -160,6 +173,24 @@ impl Guest {
         let tokens = status["volumes"][0]["tokens"].as_array().unwrap().clone();
         tokens.into_iter().map(|token| token["verdict"].clone()).collect()
     }
+}
+
+/// Puts a digest in the place of another, wherever a log has it.
+fn replace(log: &mut [u8], old: Digest, new: Digest) {
+    let places: Vec<usize> =
+        (0..log.len()).filter(|at| log[*at..].starts_with(old.as_bytes())).collect();
+    assert!(!places.is_empty(), "{}", old.bank());
+    for at in places {
+        log[at..at + old.as_bytes().len()].copy_from_slice(new.as_bytes());
+    }
+}
+
+/// Debian 13's kernel.
+fn kernel() -> PathBuf {
+    run(&mut Systemd::Trixie.command("true")).ok();
+    let boot = fs::read_dir(project().join(".cache/trixie/boot")).unwrap();
+    let is_kernel = |path: &PathBuf| path.to_str().unwrap().contains("vmlinuz");
+    boot.map(|entry| entry.unwrap().path()).find(is_kernel).unwrap()
 }
 
 fn fixture(case: &str) -> PathBuf {
@@ -197,6 +228,20 @@ fn the_boot_with_the_rebuilt_initramfs_opens_and_this_one_does_not() {
         guest.reboot_to_base();
         guest.machine.unlock(&[]).refused(12).says("PCR 9");
     }
+}
+
+#[test]
+fn where_grub_measures_nothing_the_kernel_s_own_measurements_are_predicted() {
+    let mut guest = Guest::with_hook(PLAIN_GRUB);
+    fs::copy(kernel(), guest.path(KERNEL)).unwrap();
+    let said = guest.enroll(&["--json"]).ok().json();
+    let changes = said["changes"].as_array().unwrap();
+    let pcrs: Vec<_> = changes.iter().map(|change| change["pcr"].as_u64().unwrap()).collect();
+    assert_eq!(pcrs, [4, 9], "another kernel, and the initrd: {said}");
+    guest.reboot();
+    guest.machine.unlock(&[]).ok();
+    let said = guest.enroll(&["--json"]).ok().json();
+    assert_eq!((&said["proven"], &said["changes"]), (&true.into(), &json!([])));
 }
 
 #[test]
@@ -358,6 +403,35 @@ fn dracut_and_kernel_install_are_called_in_their_own_way() {
     let expected =
         [add("6.1.0", "boot/vmlinuz-6.1.0"), add("6.12.0", "lib/modules/6.12.0/vmlinuz")];
     assert_eq!(guest.ran(), expected);
+}
+
+/// The boot step of a dracut initrd reads PCR 11 once systemd has extended `enter-initrd`.
+#[test]
+fn a_unified_kernel_image_is_sealed_at_the_point_where_its_initrd_opens_the_volume() {
+    let image = self::kernel();
+    let guest = Guest::with_hook(("full-uki/a", "efi/readme"));
+    let uki = guest.path("efi/EFI/BOOT/BOOTX64.EFI");
+    fs::create_dir_all(uki.parent().unwrap()).unwrap();
+    let (kernel, initrd) = (guest.machine.file("kernel"), guest.machine.file("initrd"));
+    fs::copy(image, &kernel).unwrap();
+    fs::write(&initrd, "an initrd").unwrap();
+    let mut ukify = Systemd::Trixie.command("ukify");
+    ukify.args(["build", "--cmdline=quiet"]).arg(format!("--linux={}", kernel.display()));
+    ukify.arg(format!("--initrd={}", initrd.display()));
+    run(ukify.arg(format!("--output={}", uki.display()))).ok();
+    let told = || {
+        let said = guest.enroll(&["--rebuild", "never", "--dry-run", "--json"]).ok().json();
+        assert_eq!(said["boot"], "next");
+        let pcr = said["plan"]["pcrs"]["11"].as_str().unwrap().to_owned();
+        Digest::from_hex(PcrBank::Sha256, &pcr).unwrap()
+    };
+    let without = told();
+    guest.machine.tpm.restart();
+    Recording::fixture("full-uki/a").replay_into(&mut guest.machine.tpm.wire());
+    let log = fs::read(fixture("full-uki/a").join("userspace.log")).unwrap();
+    guest.put("run/log/systemd/tpm2-measure.log", &log);
+    let word = PcrBank::Sha256.hash_parts(&[b"enter-initrd"]);
+    assert_eq!(told(), without.extended_with(word.as_bytes()));
 }
 
 #[test]

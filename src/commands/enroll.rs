@@ -23,7 +23,7 @@ use super::next_boot::{self, Prepared};
 use super::rebuild::{Carried, Integration};
 use super::terminal::{self, Talk};
 use super::{Done, inputs};
-use crate::cli::{Enroll, Global};
+use crate::cli::{Enroll, Global, Rebuild};
 
 /// Plans, asks for the passphrase, seals, and says what was done.
 pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
@@ -56,7 +56,7 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     };
     let next = integration.as_ref().zip(logs.as_ref());
     if args.dry_run {
-        return dry_run(global, &plan, next, talk);
+        return dry_run(global, args, &plan, next, talk);
     }
     talk.detail(describe(&plan));
     let prompt = format!("Passphrase of {}: ", device.display());
@@ -134,12 +134,14 @@ fn remark_on_pins(
 /// What would be done.
 fn dry_run(
     global: &Global,
+    args: &Enroll,
     plan: &Plan,
     next: Option<(&Integration, &BootLogs)>,
     talk: Talk,
 ) -> Done {
     let carried = next.map(|(integration, _)| integration.carried(global));
-    let rebuild = next.filter(|_| carried == Some(Carried::No));
+    let lacks = carried == Some(Carried::No) && args.rebuild == Rebuild::Auto;
+    let rebuild = next.filter(|_| lacks);
     let rebuild = rebuild.map(|(integration, _)| integration.command());
     let foreseen = match next.filter(|_| rebuild.is_none()) {
         Some((_, logs)) => Some(next_boot::predicted(global, plan, logs)?),

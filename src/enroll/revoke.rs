@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::luks::{Device, LuksError, Metadata};
+use crate::policy::Signatures;
 use crate::token::{Record, SystemdTpm2};
 
 use super::keyslots::{is_sealed, named_keyslots, without_tpm};
@@ -13,7 +14,7 @@ use super::keyslots::{is_sealed, named_keyslots, without_tpm};
 pub enum Target {
     /// One keyslot, and the tokens that serve it alone.
     Keyslot(u32),
-    /// Every systemd-tpm2 token, the keyslot sealed with it, and the record.
+    /// Every systemd-tpm2 token, the keyslot sealed with it, and the record but for the pin.
     Tpm,
 }
 
@@ -41,14 +42,22 @@ pub fn revoke(device: &mut Device, target: Target) -> Result<Revoked, Error> {
         Target::Keyslot(keyslot) => return Err(LuksError::NoSuchKeyslot { keyslot }.into()),
         Target::Tpm => sealed_by_tpm(metadata)?,
     };
+    // A boot that knows the pin's digest alone finds the pin in the record, however it opens the volume.
+    let is_pinning = |token: &Value| Record::parse(token).is_ok_and(|record| record.pin.is_some());
     let doomed = |token: &Value| match target {
         // A token that serves other keyslots too stays; libcryptsetup takes this one out of it.
         Target::Keyslot(keyslot) => named_keyslots(token) == [keyslot],
-        Target::Tpm => SystemdTpm2::is_type_of(token) || Record::is_type_of(token),
+        Target::Tpm => {
+            SystemdTpm2::is_type_of(token) || (Record::is_type_of(token) && !is_pinning(token))
+        }
     };
     let tokens = metadata.tokens().into_iter().filter(|(_, token)| doomed(token));
     let tokens: Vec<u32> = tokens.map(|(id, _)| id).collect();
-    if keyslots.is_empty() && tokens.is_empty() {
+    let is_telling = |(_, record): (u32, Result<Record, _>)| {
+        record.is_ok_and(|record| !record.entries.is_empty() || !record.signatures.is_empty())
+    };
+    let tells = target == Target::Tpm && Record::find(&metadata.tokens()).is_some_and(is_telling);
+    if keyslots.is_empty() && tokens.is_empty() && !tells {
         return Err(Error::NothingToRevoke);
     }
     let ways_in = without_tpm(metadata);
@@ -61,7 +70,7 @@ pub fn revoke(device: &mut Device, target: Target) -> Result<Revoked, Error> {
     for token in &tokens {
         device.remove_token(*token)?;
     }
-    forget(device, &keyslots)?;
+    forget(device, target, &keyslots)?;
     Ok(Revoked { keyslots, tokens })
 }
 
@@ -85,14 +94,19 @@ fn sealed_by_tpm(metadata: &Metadata) -> Result<Vec<u32>, Error> {
     Ok(keyslots)
 }
 
-/// Takes the entries of removed keyslots out of the record.
-fn forget(device: &mut Device, keyslots: &[u32]) -> Result<(), Error> {
+/// Takes the entries of removed keyslots out of the record; with all that needs the TPM, all but the
+/// pin.
+fn forget(device: &mut Device, target: Target, keyslots: &[u32]) -> Result<(), Error> {
     let Some((id, Ok(mut record))) = Record::find(&device.metadata().tokens()) else {
         return Ok(());
     };
-    let before = record.entries.len();
+    let before = record.clone();
     record.entries.retain(|entry| !keyslots.contains(&entry.keyslot));
-    if record.entries.len() != before {
+    if target == Target::Tpm {
+        record.entries.clear();
+        record.signatures = Signatures::default();
+    }
+    if record != before {
         device.replace_token(id, &record.to_json())?;
     }
     Ok(())
