@@ -17,6 +17,8 @@ pub use activate::{ActivateOptions, deactivate};
 pub use device::Device;
 pub use error::LuksError;
 pub use header::HeaderCopy;
+#[cfg(feature = "cli")]
+pub(crate) use lock::MetadataLock;
 pub use metadata::{JsonSpace, Keyslot, Metadata, Pbkdf, Priority};
 pub use pin::{Pin, PinMismatch, Unpinnable};
 pub use pins::{Pins, PinsError};
