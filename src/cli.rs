@@ -28,10 +28,10 @@ impl Cli {
     pub fn from_arguments() -> Result<Self, clap::Error> {
         let cli = Self::try_parse()?;
         match &cli.command {
-            Command::Enroll(Enroll {
-                policy: PolicyMode::Pcr, authority_public: Some(_), ..
-            }) => {
-                let words = "--authority-public goes with --policy authority";
+            Command::Enroll(args @ Enroll { policy: PolicyMode::Pcr, .. })
+                if args.authority_public.is_some() || args.authority_key.is_some() =>
+            {
+                let words = "--authority-public and --authority-key go with --policy authority";
                 Err(Self::command().error(ErrorKind::ArgumentConflict, words))
             }
             _ => Ok(cli),
@@ -85,6 +85,8 @@ pub enum Command {
     Status(Status),
     /// Remove a keyslot and its tokens
     Revoke(Revoke),
+    /// Make, show or replace the key by which this machine approves its boots
+    Authority(Authority),
     /// Tell the measured boot as a story
     Eventlog(Eventlog),
     /// Say what changed since the boot that was sealed to, or between two logs
@@ -113,13 +115,17 @@ pub struct Enroll {
     /// The volume.
     #[command(flatten)]
     pub volume: Volume,
-    /// How the TPM decides: pcr binds to the literal values of this boot, authority to whatever
-    /// values a key has signed
+    /// How the TPM decides: pcr binds to the literal values of one boot, authority to whatever
+    /// values a key has signed. The default stays pcr until updates are signed by vmseal itself
     #[arg(long, value_enum, default_value_t = PolicyMode::Pcr)]
     pub policy: PolicyMode,
-    /// Public half of the key that signs, in PEM: with --policy authority
-    #[arg(long, value_name = "FILE", required_if_eq("policy", "authority"))]
+    /// With --policy authority: public half, in PEM, of the key that signs elsewhere. Without it
+    /// this machine signs by its own key, and makes one if need be
+    #[arg(long, value_name = "FILE")]
     pub authority_public: Option<PathBuf>,
+    /// With --policy authority: this machine's own key [default: /etc/vmseal/authority.pem]
+    #[arg(long, value_name = "FILE", conflicts_with = "authority_public")]
+    pub authority_key: Option<PathBuf>,
     /// File of signed PCR values, to prove the keyslot with; may be given several times
     #[arg(long, value_name = "FILE")]
     pub signature: Vec<PathBuf>,
@@ -147,7 +153,7 @@ pub struct Enroll {
     /// Use no TPM: put a key file for this data volume into the encrypted root, and a line into
     /// crypttab
     #[arg(long, conflicts_with_all = [
-        "policy", "authority_public", "signature", "pin", "pcrs", "bank", "recovery_key",
+        "policy", "authority_public", "authority_key", "signature", "pin", "pcrs", "bank", "recovery_key",
         "allow_uncovered", "this_boot", "rebuild", "header",
     ])]
     pub attach_to_root: bool,
@@ -250,6 +256,47 @@ pub struct Revoke {
     /// Remove every TPM token and its keyslot
     #[arg(long)]
     pub tpm: bool,
+}
+
+/// `vmseal authority`
+#[derive(Debug, Args)]
+#[command(disable_help_subcommand = true)]
+pub struct Authority {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: AuthorityCommand,
+}
+
+/// What can be done with the key.
+#[derive(Debug, Subcommand)]
+pub enum AuthorityCommand {
+    /// Make this machine's key
+    Init(NewKey),
+    /// Show the key's fingerprint, where it is, and whose it is
+    Show(Key),
+    /// Print the public half in PEM
+    Export(Key),
+    /// Put a new key in the place of the present one
+    Rotate(NewKey),
+}
+
+/// Where the key is.
+#[derive(Debug, Args)]
+pub struct Key {
+    /// The key [default: /etc/vmseal/authority.pem]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+}
+
+/// Where a new key goes.
+#[derive(Debug, Args)]
+pub struct NewKey {
+    /// The key [default: /etc/vmseal/authority.pem]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Write it although its file system is not known to be encrypted, or the image is a template
+    #[arg(long)]
+    pub allow_unprotected: bool,
 }
 
 /// `vmseal eventlog`

@@ -4,6 +4,8 @@ mod display;
 
 use std::path::PathBuf;
 
+#[cfg(feature = "cli")]
+use crate::authority::AuthorityError;
 use crate::boot::{Mismatch, Unapproved};
 use crate::coverage::Uncovered;
 use crate::enroll::Unforeseen;
@@ -84,6 +86,9 @@ pub enum Error {
         /// What is wrong with it.
         cause: String,
     },
+    /// This machine's own authority.
+    #[cfg(feature = "cli")]
+    Authority(AuthorityError),
     /// A PIN is needed, and could not be had.
     PinNeeded {
         /// Why not.
@@ -257,6 +262,8 @@ impl Error {
             | Self::NoRandomness { .. }
             | Self::StillOpen { .. }
             | Self::NotShown { .. } => Exit::Internal,
+            #[cfg(feature = "cli")]
+            Self::Authority(AuthorityError::Signing(_)) => Exit::Internal,
             Self::NotPinned(_) | Self::NoPin { .. } | Self::NotComparable { .. } => Exit::NotPinned,
             Self::NoToken => Exit::NoToken,
             Self::BadToken { .. } => Exit::BadToken,
@@ -267,6 +274,8 @@ impl Error {
             | Self::BadSet { .. }
             | Self::BadQemu { .. }
             | Self::NoSuchEntry { .. } => Exit::Usage,
+            #[cfg(feature = "cli")]
+            Self::Authority(_) => Exit::Refused,
             Self::Luks(_)
             | Self::Pins(_)
             | Self::Unpinnable(_)
@@ -328,3 +337,5 @@ macro_rules! from {
 
 from!(TpmError => Tpm, LuksError => Luks, PinsError => Pins, PinMismatch => NotPinned,
       Unpinnable => Unpinnable, PcrError => Pcrs);
+#[cfg(feature = "cli")]
+from!(AuthorityError => Authority);

@@ -22,6 +22,7 @@
 //! | [`coverage`] | which PCRs bind firmware, loader, kernel, initrd and command line | yes |
 //! | [`policy`] | what must hold for a release, and its digest | yes |
 //! | [`token`] | LUKS2 tokens as JSON, and the types they stand for | yes |
+//! | `authority` | this machine's own key that approves boots, on disk; not in `vmseal-boot` | |
 //! | [`tpm`] | the TPM: the only room that names tss_esapi | |
 //! | [`luks`] | LUKS2 header, pin, keyslots: the only room that names libcryptsetup | |
 //! | [`enroll`] | plan an enrolment, apply it, take it back; attach data volumes | |
@@ -45,6 +46,8 @@
 //! A *BootEntry* is one approved boot, its *Generation* the approval's number.
 
 pub mod artifact;
+#[cfg(feature = "cli")]
+pub mod authority;
 pub mod boot;
 pub mod coverage;
 pub mod enroll;

@@ -32,14 +32,26 @@ fn options(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-const COMMANDS: [&str; 8] =
-    ["enroll", "adopt", "unlock", "status", "revoke", "eventlog", "explain", "predict"];
+const COMMANDS: [&str; 9] = [
+    "enroll",
+    "adopt",
+    "unlock",
+    "status",
+    "revoke",
+    "authority",
+    "eventlog",
+    "explain",
+    "predict",
+];
 
 #[test]
 fn manual_and_help_name_the_same_options() {
     let mut shown = options(&help(&[]));
     for command in COMMANDS {
         shown.extend(options(&help(&[command])));
+    }
+    for command in ["init", "show", "export", "rotate"] {
+        shown.extend(options(&help(&["authority", command])));
     }
     assert_eq!(options(&document("man/vmseal.8")), shown);
 }

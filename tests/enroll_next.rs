@@ -198,6 +198,26 @@ fn fixture(case: &str) -> PathBuf {
 }
 
 #[test]
+fn the_own_key_signs_the_boot_with_the_rebuilt_initramfs_and_not_this_one() {
+    let mut guest = Guest::with_hook(SDBOOT);
+    guest.put("etc/machine-id", b"0123456789abcdef0123456789abcdef\n");
+    guest.put("proc/self/mountinfo", b"21 1 254:7 / / rw - ext4 /dev/mapper/root rw\n");
+    guest.put("sys/dev/block/254:7/dm/uuid", b"CRYPT-LUKS2-6a1c-root\n");
+    let ran = guest.enroll(&["--policy", "authority", "--json"]).ok();
+    let said = ran.says("differs from this one: PCR 9").json();
+    assert_eq!((&said["boot"], &said["proven"]), (&"next".into(), &false.into()));
+    let file = fs::read(guest.path("var/lib/vmseal/tpm2-pcr-signature.json")).unwrap();
+    let file: Value = serde_json::from_slice(&file).unwrap();
+    assert_eq!(file["sha256"][0]["pol"], said["plan"]["to_be_signed"]["pol"]);
+    assert_eq!(file["sha256"].as_array().unwrap().len(), 1);
+    let initrd = fs::read(guest.path(guest.initrd)).unwrap();
+    assert!(!initrd.windows(11).any(|window| window == b"PRIVATE KEY"));
+    guest.machine.unlock(&[]).refused(19).says("PCR 9");
+    guest.reboot();
+    guest.machine.unlock(&[]).ok();
+}
+
+#[test]
 fn the_boot_with_the_rebuilt_initramfs_opens_and_this_one_does_not() {
     for case in [SDBOOT, GRUB] {
         let mut guest = Guest::with_hook(case);

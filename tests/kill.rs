@@ -10,11 +10,32 @@ use testkit::image::PASSPHRASE;
 use testkit::{Machine, Ran, Systemd, run};
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
-/// System calls by which file content and names change.
-const WRITES: &str = "write,pwrite64,writev,pwritev,pwritev2,fsync,fdatasync,ftruncate,fallocate";
+/// System calls by which file content and names change. strace counts the calls of each name by
+/// itself: of several names at once, it would kill at the first one alone.
+const WRITES: [&str; 9] = [
+    "write",
+    "pwrite64",
+    "writev",
+    "pwritev",
+    "pwritev2",
+    "fsync",
+    "fdatasync",
+    "ftruncate",
+    "fallocate",
+];
 /// Those that only files other than the disk see, and only the main thread makes.
-const RENAMES: &str =
-    "fsync,fdatasync,fchmod,rename,renameat,renameat2,link,linkat,unlink,unlinkat";
+const RENAMES: [&str; 10] = [
+    "fsync",
+    "fdatasync",
+    "fchmod",
+    "rename",
+    "renameat",
+    "renameat2",
+    "link",
+    "linkat",
+    "unlink",
+    "unlinkat",
+];
 /// No command writes more often than this.
 const MOST: usize = 400;
 
@@ -27,22 +48,45 @@ enum At {
     Names,
 }
 
-/// Runs `command` under strace and kills it as it enters the `nth` system call that counts.
-/// Returns `None` when it was killed.
-fn run_killed(machine: &Machine, command: &Command, at: At, nth: usize) -> Option<Ran> {
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "/dev/null"]);
-    let calls = match at {
-        // Only calls on this file: the TPM's socket is written to as well, by another thread.
-        At::Disk => {
-            strace.arg("-P").arg(machine.image.path());
-            WRITES
+impl At {
+    fn calls(self) -> &'static [&'static str] {
+        match self {
+            Self::Disk => &WRITES,
+            Self::Names => &RENAMES,
         }
-        At::Names => RENAMES,
-    };
-    strace.arg(format!("--trace={calls}"));
-    strace.arg(format!("--inject={calls}:signal=KILL:when={nth}"));
-    let ran = run(strace.arg(command.get_program()).args(command.get_args()));
+    }
+
+    /// `command` under strace, which looks at these calls.
+    fn traced(self, machine: &Machine, command: &Command, calls: &str, inject: &[String]) -> Ran {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o"]).arg(machine.file("strace"));
+        if let Self::Disk = self {
+            // Only calls on this file: the TPM's socket is written to as well, by another thread.
+            strace.arg("-P").arg(machine.image.path());
+        }
+        strace.arg(format!("--trace={calls}")).args(inject);
+        run(strace.arg(command.get_program()).args(command.get_args()))
+    }
+
+    /// Those calls that `command` makes.
+    fn made_by(self, machine: &Machine, command: &Command) -> Vec<&'static str> {
+        self.traced(machine, command, &self.calls().join(","), &[]).ok();
+        let trace = std::fs::read_to_string(machine.file("strace")).unwrap();
+        let is_made = |call: &&&str| trace.contains(&format!(" {call}("));
+        self.calls().iter().filter(is_made).copied().collect()
+    }
+}
+
+/// Runs `command` and kills it as it enters `call` for the `nth` time. Returns `None` when it was
+/// killed.
+fn run_killed(
+    machine: &Machine,
+    command: &Command,
+    (at, call): (At, &str),
+    nth: usize,
+) -> Option<Ran> {
+    let inject = format!("--inject={call}:signal=KILL:when={nth}");
+    let ran = at.traced(machine, command, call, &[inject]);
     ran.code.is_some().then_some(ran)
 }
 
@@ -56,22 +100,28 @@ fn kill_everywhere(
     check: impl Fn(&str),
 ) {
     for at in [At::Disk, At::Names] {
-        let mut points = 0;
-        for nth in 1..MOST {
+        let prepare = || {
             machine.image.restore(before);
             match pins {
                 Some(pins) => std::fs::write(machine.pins(), pins).unwrap(),
                 None => drop(std::fs::remove_file(machine.pins())),
             }
-            let ended = run_killed(machine, command, at, nth);
-            // As the kernel's resource manager does for a process that is gone.
-            machine.tpm.flush();
-            if let Some(ran) = ended {
-                ran.ok();
-                break;
+        };
+        prepare();
+        let mut points = 0;
+        for call in at.made_by(machine, command) {
+            for nth in 1..MOST {
+                prepare();
+                let ended = run_killed(machine, command, (at, call), nth);
+                // As the kernel's resource manager does for a process that is gone.
+                machine.tpm.flush();
+                if let Some(ran) = ended {
+                    ran.ok();
+                    break;
+                }
+                points += 1;
+                check(&format!("killed at {at:?} {call} {nth}"));
             }
-            points += 1;
-            check(&format!("killed at {at:?} {nth}"));
         }
         println!("{:?}: killed at {points} points ({at:?})", command.get_args().next().unwrap());
         assert!((2..MOST - 1).contains(&points), "{points} points for {at:?}");

@@ -1,7 +1,6 @@
 //! `vmseal enroll`: seals a keyslot to this TPM and this boot.
 
-use std::fs::File;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
@@ -15,19 +14,19 @@ use vmseal::measurement::diff::Expected;
 use vmseal::measurement::pcr::{join_pcrs, parse_pcrs};
 use vmseal::measurement::text::printable;
 use vmseal::measurement::{PcrSelection, PcrValues};
-use vmseal::policy::{AuthorityKey, with_latch};
+use vmseal::policy::with_latch;
 use vmseal::recovery::RecoveryKey;
 use vmseal::tpm::{Tpm, TpmError};
 
 use super::next_boot::{self, Prepared};
 use super::rebuild::{Carried, Integration};
+use super::signer::{Own, Signer};
 use super::terminal::{self, Talk};
 use super::{Done, inputs};
 use crate::cli::{Enroll, Global, Rebuild};
 
 /// Plans, asks for the passphrase, seals, and says what was done.
 pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
-    let authority = authority(args)?;
     let chosen = match args.pcrs.as_str() {
         "auto" => Chosen::Auto,
         list => Chosen::Pcrs(parse_pcrs(list).map_err(Error::from)?),
@@ -40,7 +39,10 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     drop(copy);
     let tpm = inputs::tpm(global)?;
     let sources = inputs::sources(global, &args.signature)?;
+    let signer = Signer::of(global, args, &tpm)?;
     let (plan, logs) = plan(global, args, &chosen, &tpm)?;
+    let authority = signer.as_ref().map(|signer| signer.public().clone());
+    let own = signer.as_ref().and_then(Signer::own);
     let plan = Plan { authority, pin: args.pin, ..plan };
     for component in &plan.uncovered {
         talk.remark(format_args!(
@@ -56,7 +58,7 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     };
     let next = integration.as_ref().zip(logs.as_ref());
     if args.dry_run {
-        return dry_run(global, args, &plan, next, talk);
+        return dry_run(global, args, (&plan, own), next, talk);
     }
     talk.detail(describe(&plan));
     let prompt = format!("Passphrase of {}: ", device.display());
@@ -69,6 +71,9 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     let mut device = open()?;
     let (opened, key) = device.open_keyslot(None, &passphrase).map_err(Error::from)?;
     drop(passphrase);
+    if let Some(own) = own {
+        own.write(global, &tpm, talk)?;
+    }
     let pins_before = Pins::read(&global.pins).map_err(Error::from)?;
     let prepared = match next {
         None => None,
@@ -87,11 +92,21 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     // A recovery key must fit as well, or nothing is written.
     let extra: Vec<Value> =
         args.recovery_key.then(|| enroll::recovery_token(31)).into_iter().collect();
-    let with =
-        With { pins: &global.pins, extra: &extra, pin: pin.as_ref(), approvals: &sources.gather() };
+    let mut approvals = sources.gather();
+    let signatures = own.map(|own| own.sign(&plan, device.metadata())).transpose()?;
+    approvals.signatures.merge(signatures.clone().unwrap_or_default());
+    let with = With {
+        pins: &global.pins,
+        extra: &extra,
+        pin: pin.as_ref(),
+        approvals: &approvals,
+        signatures: signatures.as_ref(),
+        replaced: own.and_then(Own::old),
+    };
     let enrolled = enroll::apply(&mut device, (opened, &key), &tpm, &plan, &with)?;
     keep_expected(global, &plan, &enrolled, (foreseen, logs.as_ref()), talk);
-    let done = Report { plan: &plan, enrolled: &enrolled, prepared: prepared.as_ref(), is_next };
+    let done =
+        Report { plan: &plan, enrolled: &enrolled, prepared: prepared.as_ref(), is_next, own };
     if args.recovery_key {
         enroll::add_recovery_key(&mut device, &key, |recovery, keyslot| {
             done.say(talk, Some((recovery, keyslot)))
@@ -103,6 +118,10 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     }
     talk.detail(format_args!("pinned the volume in {}", global.pins.display()));
     remark_on_pins(global, &pins_before, prepared.as_ref(), device.metadata().uuid(), talk);
+    drop(device);
+    if let Some((own, signatures)) = own.zip(signatures) {
+        own.finish(global, args, &signatures, talk);
+    }
     Ok(())
 }
 
@@ -135,7 +154,7 @@ fn remark_on_pins(
 fn dry_run(
     global: &Global,
     args: &Enroll,
-    plan: &Plan,
+    (plan, own): (&Plan, Option<&Own>),
     next: Option<(&Integration, &BootLogs)>,
     talk: Talk,
 ) -> Done {
@@ -150,9 +169,22 @@ fn dry_run(
     let plan = foreseen.as_ref().map_or(plan, |next| &next.plan);
     if talk.json {
         let boot = if next.is_some() { "next" } else { "this" };
-        talk.object(&json!({ "plan": plan_json(plan), "boot": boot, "rebuild": rebuild }));
+        let mut shown = plan_json(plan);
+        if own.is_some_and(Own::is_new) {
+            // Of a key that goes with this process.
+            for pointer in ["/policy_hash", "/to_be_signed/pkfp"] {
+                shown.pointer_mut(pointer).map(Value::take);
+            }
+        }
+        let authority = own.map(Own::to_json);
+        talk.object(
+            &json!({ "plan": shown, "boot": boot, "rebuild": rebuild, "authority": authority }),
+        );
     }
     talk.prose(describe(plan));
+    if let Some(prose) = own.and_then(Own::plan_prose) {
+        talk.prose(prose);
+    }
     if let Some(command) = rebuild {
         talk.prose(format_args!("the initramfs would be rebuilt first: {command}"));
         talk.prose("the values are those of the next boot, which is predicted after that");
@@ -188,17 +220,6 @@ fn keep_expected(
     for keyslot in &enrolled.superseded {
         inputs::forget_expected(global, *keyslot, talk);
     }
-}
-
-/// The key whose signatures are to count, where `--policy` says so.
-fn authority(args: &Enroll) -> Result<Option<AuthorityKey>, Error> {
-    let Some(path) = args.authority_public.as_deref() else { return Ok(None) };
-    let refused = |cause: String| Error::AuthorityKey { path: path.to_owned(), cause };
-    let mut pem = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(AuthorityKey::MAX_PEM as u64 + 1).read_to_end(&mut pem))
-        .map_err(|error| refused(error.to_string()))?;
-    AuthorityKey::from_pem(&pem).map(Some).map_err(|error| refused(error.to_string()))
 }
 
 /// The plan, and the logs that it is from.
@@ -269,12 +290,14 @@ struct Report<'a> {
     prepared: Option<&'a Prepared>,
     /// Whether the boot that was sealed to is another one than this.
     is_next: bool,
+    /// This machine's own key, where it has signed.
+    own: Option<&'a Own>,
 }
 
 impl Report<'_> {
     /// Says it. Fails where a recovery key did not get through.
     fn say(&self, talk: Talk, recovery: Option<(&RecoveryKey, u32)>) -> io::Result<()> {
-        let Self { plan, enrolled, prepared, is_next } = *self;
+        let Self { plan, enrolled, prepared, is_next, own } = *self;
         if talk.json {
             let mut object = json!({
                 "keyslot": enrolled.keyslot,
@@ -283,6 +306,7 @@ impl Report<'_> {
                 "kept": enrolled.kept,
                 "proven": enrolled.proven,
                 "plan": plan_json(plan),
+                "authority": own.map(Own::to_json),
             });
             if let (Some(object), Value::Object(boot)) =
                 (object.as_object_mut(), next_boot::to_json(prepared))
@@ -302,7 +326,7 @@ impl Report<'_> {
             enrolled.token
         ));
         for keyslot in &enrolled.superseded {
-            talk.prose(format_args!("removed keyslot {keyslot}, sealed to the same boot before"));
+            talk.prose(format_args!("removed keyslot {keyslot}, which this one replaces"));
         }
         for keyslot in &enrolled.kept {
             talk.prose(format_args!("kept keyslot {keyslot}, sealed before"));
@@ -312,7 +336,8 @@ impl Report<'_> {
             ));
             }
         }
-        if let (false, Some(digest)) = (enrolled.proven, plan.to_be_signed()) {
+        let lacking = plan.to_be_signed().filter(|_| !enrolled.proven && own.is_none());
+        if let Some(digest) = lacking {
             talk.remark(format_args!(
             "not proven to open: that takes a signature of {digest}, and a boot that is not latched"
         ));

@@ -1,6 +1,7 @@
 //! What to do next, for each error: the library says what is wrong, this says the way out.
 
 use vmseal::Error;
+use vmseal::authority::AuthorityError;
 use vmseal::boot::Lacking;
 use vmseal::luks::{LuksError, PinsError};
 use vmseal::tpm::TpmError;
@@ -89,7 +90,7 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         }
         Error::Unapproved { unapproved, .. } => match unapproved.lacking {
             Lacking::Signature { .. } => {
-                "If you did not make this change, do not type the passphrase here. Else have this boot's PCRs signed, and name the file with --signature FILE"
+                "If you did not make this change, do not type the passphrase here. Else have this boot's PCRs signed, and name the file with --signature FILE; by this machine's own key: vmseal enroll DEVICE --policy authority"
             }
             Lacking::PcrlockPolicy => {
                 "run systemd-pcrlock make-policy, or seal the volume anew: vmseal enroll DEVICE"
@@ -101,6 +102,7 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         Error::AuthorityKey { .. } => {
             "give the public half of an RSA key in PEM: openssl pkey -in KEY -pubout"
         }
+        Error::Authority(error) => authority_hint(error),
         Error::PinNeeded { .. } => "give the PIN at the terminal, or in a file: --pin-file FILE",
         Error::WrongPin { .. } => "try again with the right PIN: each wrong try counts",
         Error::KeyslotRefused { .. } | Error::KeyslotTooCostly { .. } => {
@@ -163,4 +165,35 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         }
         _ => return None,
     })
+}
+
+fn authority_hint(error: &AuthorityError) -> &'static str {
+    match error {
+        AuthorityError::Missing { .. } => "make the key: vmseal authority init",
+        AuthorityError::Exists { .. } => {
+            "vmseal authority show tells of it, vmseal authority rotate replaces it"
+        }
+        AuthorityError::Malformed { .. } => {
+            "name another with --key FILE, or move it away, run vmseal authority init, and enroll every volume again"
+        }
+        AuthorityError::Exposed { .. } => {
+            "if nobody else can have read it: chmod 600; else: vmseal authority rotate"
+        }
+        AuthorityError::Foreign { .. } => "run: vmseal authority rotate",
+        AuthorityError::NoMachineId { .. } => {
+            "a machine gets its ID at its first boot, or by: systemd-machine-id-setup"
+        }
+        AuthorityError::Template { .. } => {
+            "make the key in the machine itself, or take the risk: vmseal authority init --allow-unprotected"
+        }
+        AuthorityError::Unprotected { .. } => {
+            "name a file on an encrypted volume with --key FILE, or take the risk: vmseal authority init --allow-unprotected"
+        }
+        AuthorityError::Unfinished { .. } => {
+            "vmseal authority show names the volumes to be enrolled again; remove the file by hand where these are gone"
+        }
+        AuthorityError::Busy { .. } => "wait for the other program to end, then try again",
+        AuthorityError::Io { .. } => "run as root, where the file system has room",
+        AuthorityError::Signing(_) => "look whether the machine's OpenSSL works: openssl version",
+    }
 }

@@ -108,6 +108,19 @@ pub fn name_causes(
     }
 }
 
+/// The block devices of the system, in the order of their names.
+pub fn block_devices(global: &Global) -> Vec<PathBuf> {
+    let folder = global.root.join("sys/class/block");
+    let Ok(entries) = std::fs::read_dir(folder) else { return vec![] };
+    let mut devices: Vec<_> = entries
+        .flatten()
+        .map(|entry| global.root.join("dev").join(entry.file_name()))
+        .filter(|path| path.exists())
+        .collect();
+    devices.sort();
+    devices
+}
+
 /// The logs of the running system, or those that were named.
 ///
 /// # Errors

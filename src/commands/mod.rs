@@ -2,6 +2,8 @@
 
 mod adopt;
 mod attach;
+mod authority;
+mod carriers;
 mod enroll;
 mod eventlog;
 mod explain;
@@ -13,6 +15,7 @@ mod predict;
 mod rebuild;
 mod revoke;
 mod seal_point;
+mod signer;
 mod status;
 mod terminal;
 mod unlock;
@@ -36,6 +39,7 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Unlock(args) => unlock::run(&cli.global, args, talk),
         Command::Status(args) => status::run(&cli.global, args, talk),
         Command::Revoke(args) => revoke::run(&cli.global, args, talk),
+        Command::Authority(args) => authority::run(&cli.global, args, talk),
         Command::Eventlog(args) => eventlog::run(&cli.global, args, talk),
         Command::Explain(args) => explain::run(&cli.global, args, talk),
         Command::Predict(args) => predict::run(&cli.global, args, talk),

@@ -5,7 +5,7 @@ use vmseal::Error;
 use vmseal::luks::Device;
 
 use super::terminal::Talk;
-use super::{Done, attach, inputs};
+use super::{Done, attach, authority, carriers, inputs};
 use crate::cli::{Global, Revoke};
 use vmseal::enroll::{Target, revoke};
 
@@ -31,5 +31,8 @@ pub fn run(global: &Global, args: &Revoke, talk: Talk) -> Done {
     for token in &revoked.tokens {
         talk.prose(format_args!("removed token {token}"));
     }
+    drop(device);
+    let store = authority::store(global, None);
+    carriers::retire_old_key(global, &store, Some(&args.volume), talk);
     Ok(())
 }

@@ -41,7 +41,7 @@ pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
             tpm.as_ref(),
         )?),
         None => {
-            for device in block_devices() {
+            for device in inputs::block_devices(global) {
                 match report(global, &device, None, &pins, &pcrs, &sources, tpm.as_ref()) {
                     Ok(report) => reports.push(report),
                     Err(Error::Luks(LuksError::NotLuks2 { .. } | LuksError::Io { .. })) => {}
@@ -250,16 +250,4 @@ fn word(kind: KeyslotUse) -> &'static str {
         KeyslotUse::Unknown => "no token: perhaps a sealed keyslot whose token is gone",
         KeyslotUse::Unbound => "not a key of this volume",
     }
-}
-
-/// Every block device of the system.
-fn block_devices() -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir("/sys/class/block") else { return vec![] };
-    let mut devices: Vec<_> = entries
-        .flatten()
-        .map(|entry| Path::new("/dev").join(entry.file_name()))
-        .filter(|path| path.exists())
-        .collect();
-    devices.sort();
-    devices
 }

@@ -11,11 +11,12 @@ use serde_json::Value;
 use crate::boot::{self, Approvals, Choice, Judgement, Verdict};
 use crate::error::Error;
 use crate::luks::{Device, Metadata, Pin, Pins};
+use crate::policy::{AuthorityKey, Signatures};
 use crate::secret::{KeyslotPassphrase, TypedPin, VolumeKey};
 use crate::token::{BootEntry, PinDerivation, Record, Sealed, SystemdTpm2};
 use crate::tpm::{StorageKey, Tpm, TpmError};
 
-use super::keyslots::{first_free_keyslot, sealed_keyslots};
+use super::keyslots::{first_free_keyslot, keyslots_of, sealed_keyslots};
 use super::plan::Plan;
 use super::record::{announce, current_record, sweep, take_back, write_record};
 
@@ -83,6 +84,10 @@ pub struct With<'a> {
     pub pin: Option<&'a TypedPin>,
     /// Approvals, to prove a keyslot that an authority's signature opens.
     pub approvals: &'a Approvals,
+    /// The signatures that the record is to carry, where they are this machine's own.
+    pub signatures: Option<&'a Signatures>,
+    /// The key whose place the plan's has taken: what its signatures open is superseded.
+    pub replaced: Option<&'a AuthorityKey>,
 }
 
 /// Seals a new keyslot as `plan` says and pins the volume, whose key came out of keyslot `opened`:
@@ -115,9 +120,13 @@ pub fn apply(
         record.generation = record.generation.saturating_add(1);
         record.pending = None;
         record.pin = Some(pin_entry.clone());
+        if let Some(signatures) = with.signatures {
+            record.signatures = signatures.clone();
+        }
         record
     };
-    if approve(LONGEST).entries.len() > Record::MAX_ENTRIES {
+    let longest = approve(LONGEST);
+    if longest.entries.len() > Record::MAX_ENTRIES || has_many_signatures(&longest, with) {
         return Err(Error::RecordFull);
     }
     let srk = tpm.srk(true)?.ok_or(TpmError::NoSrk)?;
@@ -144,7 +153,7 @@ pub fn apply(
         };
         SystemdTpm2::sealed(&sealed).map_err(|error| Error::BadToken { token: 0, error })
     };
-    let mut announced = approve(LONGEST);
+    let mut announced = longest;
     announced.pending = Some(announce(device.metadata(), key, LONGEST));
     let mut added = vec![token(LONGEST)?.to_json(), announced.to_json()];
     added.extend_from_slice(extra);
@@ -155,7 +164,9 @@ pub fn apply(
     let keyslot = first_free_keyslot(device.metadata());
     let (token, approved) = (token(keyslot)?, approve(keyslot));
     let others = sealed_keyslots(device.metadata()).into_iter().filter(|(id, _)| *id != opened);
-    let (same, other): (Vec<_>, Vec<_>) = others.partition(|(_, sealed)| *sealed == policy);
+    let replaced = with.replaced.map(|key| keyslots_of(device.metadata(), key)).unwrap_or_default();
+    let (same, other): (Vec<_>, Vec<_>) =
+        others.partition(|(id, sealed)| *sealed == policy || replaced.contains(id));
     let (record_id, mut before) = current_record(device.metadata())?;
     before.pending = Some(announce(device.metadata(), key, keyslot));
     let record_id = write_record(device, record_id, &before)?;
@@ -180,6 +191,12 @@ pub fn apply(
         list.push(id);
     }
     Ok(enrolled)
+}
+
+/// Each approved boot has a signature of its own, and they share the record's room.
+fn has_many_signatures(record: &Record, with: &With<'_>) -> bool {
+    with.signatures.is_some_and(|signatures| signatures.len() > Record::MAX_ENTRIES)
+        || with.signatures.is_some() && record.to_json().to_string().len() > Record::MAX_BYTES
 }
 
 fn make_keyslot(

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::luks::Metadata;
-use crate::policy::PolicyDigest;
+use crate::policy::{AuthorityKey, PolicyDigest};
 use crate::recovery;
 use crate::token::{Record, SystemdTpm2};
 
@@ -109,6 +109,18 @@ pub(super) fn sealed_keyslots(metadata: &Metadata) -> Vec<(u32, PolicyDigest)> {
         .filter(|token| is_sealed(metadata, token.keyslot))
         .filter_map(|token| Some((token.keyslot, *token.policy_hashes.first()?)))
         .collect()
+}
+
+/// The sealed keyslots that open for what `key` has signed.
+pub fn keyslots_of(metadata: &Metadata, key: &AuthorityKey) -> Vec<u32> {
+    let tokens = metadata.tokens();
+    let tokens = tokens.values().filter_map(|json| SystemdTpm2::parse(json).ok());
+    let is_by_key = |token: &SystemdTpm2| {
+        let by = token.authorization.as_ref().map(|authorization| authorization.key.fingerprint());
+        by == Some(key.fingerprint())
+    };
+    let tokens = tokens.filter(|token| is_by_key(token) && is_sealed(metadata, token.keyslot));
+    tokens.map(|token| token.keyslot).collect()
 }
 
 /// The lowest keyslot number that is not taken.

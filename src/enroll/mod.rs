@@ -13,7 +13,7 @@ mod revoke;
 
 pub use adopt::{Adopted, Adoption, adopt};
 pub use apply::{Enrolled, With, apply, check_pinned, pin_volume};
-pub use keyslots::KeyslotUse;
+pub use keyslots::{KeyslotUse, keyslots_of};
 pub use next::{NextBoot, Unforeseen, plan_next};
 pub use plan::{Chosen, Plan, plan, plan_without_log};
 pub use recovery::{add_recovery_key, recovery_token};

@@ -94,8 +94,8 @@ fn sealed_by_tpm(metadata: &Metadata) -> Result<Vec<u32>, Error> {
     Ok(keyslots)
 }
 
-/// Takes the entries of removed keyslots out of the record; with all that needs the TPM, all but the
-/// pin.
+/// Takes the entries of removed keyslots out of the record, and signatures that open nothing more;
+/// with all that needs the TPM, all but the pin.
 fn forget(device: &mut Device, target: Target, keyslots: &[u32]) -> Result<(), Error> {
     let Some((id, Ok(mut record))) = Record::find(&device.metadata().tokens()) else {
         return Ok(());
@@ -105,6 +105,13 @@ fn forget(device: &mut Device, target: Target, keyslots: &[u32]) -> Result<(), E
     if target == Target::Tpm {
         record.entries.clear();
         record.signatures = Signatures::default();
+    } else if !keyslots.is_empty() {
+        let tokens = device.metadata().tokens();
+        let tokens = tokens.values().filter_map(|json| SystemdTpm2::parse(json).ok());
+        let keys: Vec<_> = tokens
+            .filter_map(|token| Some(token.authorization?.key.fingerprint().to_string()))
+            .collect();
+        record.signatures.retain(|key, _, _| keys.iter().any(|known| known == key));
     }
     if record != before {
         device.replace_token(id, &record.to_json())?;

@@ -28,6 +28,8 @@ impl fmt::Display for Error {
             Self::SignatureFile { path, cause } => {
                 write!(f, "the signature file {}: {cause}", path.display())
             }
+            #[cfg(feature = "cli")]
+            Self::Authority(error) => error.fmt(f),
             Self::AuthorityKey { path, cause } => write!(f, "{}: {cause}", path.display()),
             Self::PinNeeded { cause } => write!(f, "a PIN is needed: {cause}"),
             Self::WrongPin { lockout: None, .. } => f.write_str("the PIN is wrong"),

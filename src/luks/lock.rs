@@ -18,7 +18,7 @@ const POLL: Duration = Duration::from_millis(20);
 ///
 /// Block devices are locked by a file named after their number, regular files by themselves
 /// (libcryptsetup's `utils_device_locking.c`).
-pub(super) struct MetadataLock {
+pub(crate) struct MetadataLock {
     _locked: OwnedFd,
 }
 
@@ -27,7 +27,7 @@ impl MetadataLock {
     ///
     /// # Errors
     /// [`LuksError::Busy`] when others keep it; those of opening the device or the lock's file.
-    pub(super) fn acquire(path: &Path, patience: Duration) -> Result<Self, LuksError> {
+    pub(crate) fn acquire(path: &Path, patience: Duration) -> Result<Self, LuksError> {
         let give_up = Instant::now() + patience;
         loop {
             let (file, resource) = open_resource(path)?;

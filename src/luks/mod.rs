@@ -18,6 +18,8 @@ pub use activate::{ActivateOptions, deactivate};
 pub use device::Device;
 pub use error::LuksError;
 pub use header::HeaderCopy;
+#[cfg(feature = "cli")]
+pub(crate) use lock::MetadataLock;
 pub use mapping::Mapping;
 pub use metadata::{JsonSpace, Keyslot, Metadata, Pbkdf, Priority};
 pub use pin::{Pin, PinMismatch, Unpinnable};

@@ -5,11 +5,15 @@ mod credential;
 mod digest;
 mod pcrlock;
 mod signature;
+#[cfg(feature = "cli")]
+mod signing;
 
 pub use authority::{AuthorityKey, AuthorityKeyError, Exponent};
 pub use digest::PolicyDigest;
 pub use pcrlock::{Pcrlock, PcrlockError, Step, StoredPolicy};
 pub use signature::{SignatureError, Signatures};
+#[cfg(feature = "cli")]
+pub use signing::{SigningError, SigningKey, verified};
 
 use std::collections::BTreeSet;
 
@@ -107,11 +111,15 @@ impl Authorization {
 
     /// The TPM's policyRef: SHA-256 of the text, or nothing where there is none.
     pub fn policy_ref_nonce(&self) -> Vec<u8> {
-        if self.policy_ref.is_empty() {
-            return vec![];
-        }
-        PcrBank::Sha256.hash(self.policy_ref.as_bytes()).as_bytes().to_vec()
+        policy_ref_nonce(&self.policy_ref)
     }
+}
+
+fn policy_ref_nonce(policy_ref: &str) -> Vec<u8> {
+    if policy_ref.is_empty() {
+        return vec![];
+    }
+    PcrBank::Sha256.hash(policy_ref.as_bytes()).as_bytes().to_vec()
 }
 
 fn known_values(

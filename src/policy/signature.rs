@@ -94,9 +94,41 @@ impl Signatures {
         Ok(())
     }
 
+    /// Adds a signature by `authorization`'s key, for its bank, PCRs and policyRef, of `approved`.
+    pub fn insert(
+        &mut self,
+        authorization: &Authorization,
+        approved: PolicyDigest,
+        bytes: Vec<u8>,
+    ) {
+        let PcrSelection { bank, pcrs } = &authorization.pcrs;
+        self.0.insert(Signature {
+            bank: *bank,
+            pcrs: pcrs.clone(),
+            key: authorization.key.fingerprint().to_string(),
+            policy_ref: authorization.policy_ref.clone(),
+            approved,
+            bytes,
+        });
+    }
+
+    /// Keeps those for which `keep` says so, of the key's fingerprint, what is signed, and the
+    /// signature.
+    pub fn retain(&mut self, keep: impl Fn(&str, &[u8], &[u8]) -> bool) {
+        self.0.retain(|one| {
+            let nonce = super::policy_ref_nonce(&one.policy_ref);
+            keep(&one.key, &[one.approved.as_bytes(), &nonce].concat(), &one.bytes)
+        });
+    }
+
     /// Adds another source's.
     pub fn merge(&mut self, other: Self) {
         self.0.extend(other.0);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Whether there is none.

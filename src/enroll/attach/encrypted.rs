@@ -15,25 +15,30 @@ const MAX_DEPTH: usize = 8;
 /// Whether [`KEYS_FOLDER`] of the system below `root` lies on encrypted devices only. What cannot be
 /// told is not.
 pub fn is_root_encrypted(root: &Path) -> bool {
+    is_encrypted(root, Path::new(KEYS_FOLDER))
+}
+
+/// The same of any path, absolute and without links.
+pub fn is_encrypted(root: &Path, path: &Path) -> bool {
     let Ok(mounts) = fs::read_to_string(root.join("proc/self/mountinfo")) else { return false };
-    let Some((number, source)) = mount_of(&mounts, KEYS_FOLDER) else { return false };
+    let Some((number, source)) = mount_of(&mounts, path) else { return false };
     let block = root.join("sys/dev/block");
     // btrfs and overlays have numbers of their own; the former names its device.
     let device = match number.starts_with("0:") {
         false => Some(block.join(number)),
         true => device_of(root, &source).map(|number| block.join(number)),
     };
-    device.is_some_and(|device| is_encrypted(&device, 0))
+    device.is_some_and(|device| is_device_encrypted(&device, 0))
 }
 
 /// The device number and the source of the mount that holds a path.
-fn mount_of(mountinfo: &str, path: &str) -> Option<(String, String)> {
+fn mount_of(mountinfo: &str, path: &Path) -> Option<(String, String)> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let (own, of_kind) = line.split_once(" - ")?;
         let mut own = own.split(' ').skip(2);
         let (number, point) = (own.next()?, own.nth(1)?);
         let source = of_kind.split(' ').nth(1)?;
-        Path::new(path).starts_with(point).then_some((point.len(), number, source))
+        path.starts_with(point).then_some((point.len(), number, source))
     });
     // Of several on the same point, the last one covers the others.
     let found = mounts.max_by_key(|(length, ..)| *length)?;
@@ -46,7 +51,7 @@ fn device_of(root: &Path, source: &str) -> Option<String> {
     (node != 0).then(|| format!("{}:{}", rustix::fs::major(node), rustix::fs::minor(node)))
 }
 
-fn is_encrypted(device: &Path, depth: usize) -> bool {
+fn is_device_encrypted(device: &Path, depth: usize) -> bool {
     let uuid = fs::read_to_string(device.join("dm/uuid")).unwrap_or_default();
     if ENCRYPTED.iter().any(|prefix| uuid.starts_with(prefix)) {
         return true;
@@ -55,7 +60,7 @@ fn is_encrypted(device: &Path, depth: usize) -> bool {
     let slaves: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     depth < MAX_DEPTH
         && !slaves.is_empty()
-        && slaves.iter().all(|slave| is_encrypted(slave, depth + 1))
+        && slaves.iter().all(|slave| is_device_encrypted(slave, depth + 1))
 }
 
 #[cfg(test)]

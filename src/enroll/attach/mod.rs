@@ -14,7 +14,7 @@ use crate::secret::{KeyslotPassphrase, VolumeKey};
 use super::keyslots::{is_machine_made, names_keyslot};
 
 pub use crypttab::{Crypttab, Entry, is_name};
-pub use encrypted::{KEYS_FOLDER, is_root_encrypted};
+pub use encrypted::{KEYS_FOLDER, is_encrypted, is_root_encrypted};
 pub use key_file::KeyFile;
 
 /// Type of the token that marks the keyslot of a key file.

@@ -1,0 +1,16 @@
+//! A machine's own authority: the key that approves its boots, kept in its encrypted root.
+//!
+//! The file carries whose it is, so that a clone notices that it signs with another machine's key.
+//! No initramfs ever carries it: what an initrd holds, whoever can read `/boot` has.
+
+mod error;
+mod key_file;
+mod owner;
+mod signature_file;
+mod store;
+
+pub use error::AuthorityError;
+pub use key_file::KeyFile;
+pub use owner::{Other, Owner};
+pub use signature_file::{SIGNATURE_FILE, leave_signatures};
+pub use store::{Rotated, Store};
