@@ -21,6 +21,8 @@ const ESP_OFFSET: u64 = 2048 * 512;
 const BOOT_OFFSET: u64 = (2048 + 131_072) * 512;
 /// What guest-init prints where a login prompt would come.
 pub const LOGIN: &str = "rig: login:";
+/// What vmseal-boot asks with.
+pub const PROMPT: &str = "Please unlock disk root";
 
 /// A machine with an encrypted root. Its parts can be changed between boots.
 pub struct Installed {
@@ -142,6 +144,6 @@ impl Console<'_> {
     /// Waits for the prompt of the real initramfs, and returns what was printed before it.
     #[track_caller]
     pub fn await_passphrase_prompt(&mut self) -> String {
-        self.await_text("Please unlock disk root")
+        self.await_text(PROMPT)
     }
 }
