@@ -12,6 +12,7 @@ mod crashes;
 mod installed;
 mod kind;
 mod shells;
+mod story;
 
 use installed::{Installed, LOGIN, PROMPT};
 use kind::{
