@@ -150,12 +150,12 @@ fn a_hibernation_image_comes_too_late() {
 #[test]
 fn a_tpm_that_wakes_up_after_the_prompt_is_latched_first() {
     let mut installed = Installed::with_words(INITRAMFS_KERNEL, " vmseal.timeout=4");
-    // Let the initramfs say that it begins: by then the kernel has found its TPM.
+    // Let the kernel say that it starts the initramfs: by then it has found its TPM.
     let words = installed.machine.command_line.take().unwrap();
     installed.machine.command_line = Some(words.replace(" quiet", ""));
     installed.enroll();
     let mut console = installed.boot(&Boot::new().run(PCR_15).run(UNLOCK));
-    console.await_text("Loading, please wait...");
+    console.await_text("Run /init as init process");
     console.silence_tpm();
     console.await_passphrase_prompt();
     console.enter(PASSPHRASE);
