@@ -89,7 +89,7 @@ impl Guest {
     pub fn pack(&self) -> Vec<u8> {
         let mut tar = Command::new("tar");
         tar.args(["-cSf", "-", "-C", text(self.folder.path())]);
-        let parts = ["tpm", "vars.fd", "volume.img", "pins.json", "disk.img"];
+        let parts = ["tpm", "vars.fd", "volume.img", "data.img", "pins.json", "disk.img"];
         tar.args(parts.iter().filter(|part| self.file(part).exists()));
         let output = tar.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -146,8 +146,10 @@ impl Guest {
         let socket = self.file("tpm.sock");
         let swtpm = (hardware.tpm != TpmInterface::None).then(|| self.start_tpm(&socket));
         let mut qemu = hardware.qemu(accelerator, &self.file("vars.fd"), &socket);
-        if self.volume().exists() {
-            add_disk(&mut qemu, "volume", &self.volume(), "", "");
+        for (serial, file) in [("volume", "volume.img"), ("data", "data.img")] {
+            if self.file(file).exists() {
+                add_disk(&mut qemu, serial, &self.file(file), "", "");
+            }
         }
         add_disk(&mut qemu, "input", &self.file("input.tar"), ",readonly=on", "");
         add_disk(&mut qemu, "output", &self.file("output.tar"), "", "");
