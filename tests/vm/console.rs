@@ -172,6 +172,11 @@ impl<'guest> Console<'guest> {
     #[track_caller]
     pub fn await_off(mut self) {
         self.await_text("rig: off");
+        self.await_end();
+    }
+
+    /// Waits for the guest to have switched itself off.
+    pub fn await_end(mut self) {
         while self.received.recv_timeout(Duration::from_secs(30)).is_ok() {}
         self.qemu.wait().unwrap();
     }
