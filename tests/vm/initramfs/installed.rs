@@ -26,6 +26,9 @@ pub const PROMPT: &str = "Please unlock disk root";
 /// The password of root in a whole Debian.
 const PASSWORD: &str = "root";
 
+/// A machine that is off, packed once.
+type Archive = &'static OnceLock<Vec<u8>>;
+
 /// A machine with an encrypted root. Its parts can be changed between boots.
 pub struct Installed {
     /// The files that it was installed with, and its firmware.
@@ -55,8 +58,7 @@ impl Installed {
     /// kind, then copied.
     pub fn enrolled(kind: Kind) -> Self {
         // Packed, for a folder in a static would never be removed.
-        static ENROLLED: OnceLock<Mutex<HashMap<Kind, &'static OnceLock<Vec<u8>>>>> =
-            OnceLock::new();
+        static ENROLLED: OnceLock<Mutex<HashMap<Kind, Archive>>> = OnceLock::new();
         let archive = {
             let mut kinds = ENROLLED.get_or_init(Mutex::default).lock().unwrap();
             *kinds.entry(kind).or_insert_with(|| Box::leak(Box::default()))

@@ -13,14 +13,13 @@ mod installed;
 mod kind;
 mod shells;
 mod story;
+mod volumes;
 
 use installed::{Installed, LOGIN, PROMPT};
 use kind::{
     DRACUT_GRUB, DRACUT_UKI, DRACUT_UKI_12, INITRAMFS_GRUB, INITRAMFS_KERNEL, INITRAMFS_SHIM_12,
     Kind, Shape,
 };
-
-use testkit::image::PASSPHRASE;
 
 use crate::guest::Boot;
 use crate::hardware::{Hardware, TpmInterface};
@@ -56,6 +55,7 @@ fn dracut_in_a_unified_kernel_image_opens_the_root() {
 }
 
 #[test]
+#[ignore = "slow: make vm-test-all"]
 fn dracut_and_grub_open_the_root() {
     opens_by_itself(DRACUT_GRUB);
 }
@@ -66,6 +66,7 @@ fn initramfs_tools_and_secured_grub_open_the_root_of_debian_12() {
 }
 
 #[test]
+#[ignore = "slow: make vm-test-all"]
 fn dracut_in_a_unified_kernel_image_opens_the_root_of_debian_12() {
     opens_by_itself(DRACUT_UKI_12);
 }
@@ -79,34 +80,24 @@ fn another_interface_of_the_tpm_changes_nothing() {
 }
 
 #[test]
-fn two_volumes_are_opened_in_one_boot() {
-    let kind = INITRAMFS_KERNEL.shaped(Shape::Two);
-    let installed = Installed::enrolled(kind);
-    let mut console = installed.boot(&Boot::new().run("ls /dev/mapper").run(REPORT));
-    // Only the root is enrolled yet.
-    console.await_text("Please unlock disk data");
-    console.enter(PASSPHRASE);
-    console.await_text(LOGIN);
-    console.exits_saying(0, "data");
-    console.exits_saying(0, "\"by\": \"passphrase\"");
-}
-
-#[test]
 fn initramfs_tools_opens_a_root_on_lvm() {
     opens_by_itself(INITRAMFS_KERNEL.shaped(Shape::OnLvm));
 }
 
 #[test]
+#[ignore = "slow: make vm-test-all"]
 fn initramfs_tools_opens_a_root_with_lvm_in_it() {
     opens_by_itself(INITRAMFS_KERNEL.shaped(Shape::InLvm));
 }
 
 #[test]
+#[ignore = "slow: make vm-test-all"]
 fn dracut_opens_a_root_on_lvm() {
     opens_by_itself(DRACUT_UKI.shaped(Shape::OnLvm));
 }
 
 #[test]
+#[ignore = "slow: make vm-test-all"]
 fn dracut_opens_a_root_with_lvm_in_it() {
     opens_by_itself(DRACUT_UKI.shaped(Shape::InLvm));
 }
@@ -117,6 +108,7 @@ fn a_whole_debian_with_initramfs_tools_and_grub_opens_its_root() {
 }
 
 #[test]
+#[ignore = "slow: make vm-test-all"]
 fn a_whole_debian_with_dracut_in_a_unified_kernel_image_opens_its_root() {
     opens_by_itself(DRACUT_UKI.shaped(Shape::Full));
 }
