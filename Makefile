@@ -6,10 +6,10 @@ CARGO ?= cargo
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 SCRIPTS = $(shell git ls-files | xargs grep -lE '^\#!/bin/(ba)?sh')
 
-.PHONY: help build demo test vm-test check bench install deb trees guest-trees trixie clean
+.PHONY: help build demo test vm-test vm-test-all vm-demo check bench install deb trees guest-trees trixie clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Apart from each other: in one build, cargo would give vmseal-boot the command line parser too.
 build: deps-build ## release builds of both programs
@@ -26,6 +26,12 @@ test: demo deps-vm trees ## the demo, then every test, mini guests included
 
 vm-test: build deps-vm guest-trees ## whole measured boots of mini guests only
 	$(CARGO) test --locked --package vmseal --test vm
+
+vm-test-all: build deps-vm trees ## every whole boot, the slow ones too; writes docs/boots.md
+	tests/vm/all
+
+vm-demo: build deps-vm guest-trees ## watch a machine: enrolled, opened by itself, refused after a change
+	VMSEAL_SHOW_CONSOLE=1 $(CARGO) test --locked --package vmseal --test vm a_whole_story -- --ignored
 
 check: deps-build deps-check ## formatting, clippy, licences of dependencies, shellcheck, documentation
 	$(CARGO) fmt --all --check
@@ -56,7 +62,7 @@ install: ## into $(DESTDIR)$(PREFIX)
 define INSTALL_HOOKS
 install -d $(DESTDIR)/usr/share/initramfs-tools $(DESTDIR)/usr/lib/dracut/modules.d
 cp -R --preserve=mode initramfs-hooks/. $(DESTDIR)/usr/share/initramfs-tools
-[ ! -d dracut/90vmseal ] || cp -R --preserve=mode dracut/90vmseal $(DESTDIR)/usr/lib/dracut/modules.d
+cp -R --preserve=mode dracut/90vmseal $(DESTDIR)/usr/lib/dracut/modules.d
 endef
 
 deb: build deps-deb ## Debian packages: vmseal, vmseal-initramfs, vmseal-dracut
@@ -67,14 +73,15 @@ COMPLETION_FOLDERS = bash-completion/completions zsh/site-functions fish/vendor_
 deps-%:
 	tests/env/packages $*
 
-# Debian trees with other versions of systemd; those of Debian 12 and 13 are for the guests too.
-trees: deps-test
-	tests/env/tree backports
-	tests/env/tree trixie
+# Debian trees with other versions of systemd; those of Debian 12 and 13 are for the guests too, as are
+# whole installed systems.
+trees: guest-trees
 	tests/env/tree forky
 
 guest-trees: trixie
 	tests/env/tree backports
+	tests/env/guest-tree guest-bookworm
+	tests/env/guest-tree guest-trixie
 
 trixie: deps-test
 	tests/env/tree trixie

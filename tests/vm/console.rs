@@ -102,6 +102,24 @@ impl<'guest> Console<'guest> {
         self.find(wanted).unwrap_or_else(|problem| panic!("{problem}. Console:\n{}", self.text))
     }
 
+    /// Waits for whichever of two comes first, and returns it.
+    #[track_caller]
+    pub fn either<'a>(&mut self, one: &'a str, other: &'a str) -> &'a str {
+        loop {
+            let fresh = &self.text[self.passed..];
+            let found = [one, other].map(|text| fresh.find(text).map(|at| (at, text)));
+            if let Some((at, text)) = found.into_iter().flatten().min() {
+                self.passed += at + text.len();
+                return text;
+            }
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            match self.received.recv_timeout(left) {
+                Ok(text) => self.text.push_str(&text),
+                Err(_) => panic!("neither {one:?} nor {other:?}. Console:\n{}", self.text),
+            }
+        }
+    }
+
     /// Waits for the next command of the script to end with this exit code, and returns its output.
     #[track_caller]
     pub fn exits(&mut self, expected: i32) -> String {
@@ -154,6 +172,11 @@ impl<'guest> Console<'guest> {
     #[track_caller]
     pub fn await_off(mut self) {
         self.await_text("rig: off");
+        self.await_end();
+    }
+
+    /// Waits for the guest to have switched itself off.
+    pub fn await_end(mut self) {
         while self.received.recv_timeout(Duration::from_secs(30)).is_ok() {}
         self.qemu.wait().unwrap();
     }

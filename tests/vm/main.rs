@@ -102,6 +102,21 @@ fn the_approved_boot_opens_the_volume_and_then_nothing_more() {
     console.exits(0);
 }
 
+/// What PCR 15 tells of an opened volume is the same, whoever opened it.
+#[test]
+fn systemd_measures_the_same_of_an_opened_volume() {
+    let guest = enrolled();
+    let [vmseal, systemd] = [UNLOCK, &format!("{SYSTEMD},tpm2-measure-pcr=yes")].map(|open| {
+        let mut console = guest.boot(Boot::new().run(open).run(PCR_15));
+        console.exits(0);
+        let value = console.exits(0);
+        console.await_off();
+        value
+    });
+    assert_ne!(vmseal.trim(), ZERO);
+    assert_eq!(vmseal, systemd);
+}
+
 #[test]
 fn stock_systemd_and_cryptsetup_open_the_volume() {
     let boot = Boot::new().run(SYSTEMD).run(READ_FILE).run(CLOSE).run(CRYPTSETUP).run(READ_FILE);

@@ -62,7 +62,14 @@ impl Boot {
         let passphrase = vmseal::secret::KeyslotPassphrase::new(PASSPHRASE.into());
         let (opened, key) = device.open_keyslot(None, &passphrase).unwrap();
         let (pins, approvals) = (self.pins(), Approvals::default());
-        let with = With { pins: &pins, extra: &[], pin: None, approvals: &approvals };
+        let with = With {
+            pins: &pins,
+            extra: &[],
+            pin: None,
+            approvals: &approvals,
+            signatures: None,
+            replaced: None,
+        };
         apply(&mut device, (opened, &key), &tpm, &plan, &with).unwrap();
     }
 
