@@ -32,6 +32,29 @@ pub enum Loader {
     Kernel,
 }
 
+/// What opens the root in the initramfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unlocker {
+    Vmseal,
+    /// Only what comes with the generator and cryptsetup.
+    None,
+    /// Of systemd-cryptsetup, in dracut.
+    Systemd,
+    Clevis,
+}
+
+impl Unlocker {
+    /// As `tests/vm/guest-image` knows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vmseal => "vmseal",
+            Self::None => "none",
+            Self::Systemd => "systemd",
+            Self::Clevis => "clevis",
+        }
+    }
+}
+
 /// What a machine was installed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Kind {
@@ -40,23 +63,27 @@ pub struct Kind {
     /// `initramfs-tools` or `dracut`.
     pub generator: &'static str,
     pub loader: Loader,
+    pub unlocker: Unlocker,
 }
 
 const GRUB_13: Loader = Loader::Grub { parts: "grub-13", tree: "trixie", secure: false };
 const SHIM_12: Loader = Loader::Grub { parts: "grub-12-shim", tree: "backports", secure: true };
 
 /// Debian 13, initramfs-tools, GRUB 2.12 without its tpm module.
-pub const INITRAMFS_GRUB: Kind =
-    Kind { release: "trixie", generator: "initramfs-tools", loader: GRUB_13 };
+pub const INITRAMFS_GRUB: Kind = Kind {
+    release: "trixie",
+    generator: "initramfs-tools",
+    loader: GRUB_13,
+    unlocker: Unlocker::Vmseal,
+};
 /// Debian 13, initramfs-tools, the kernel given by the host.
 pub const INITRAMFS_KERNEL: Kind = Kind { loader: Loader::Kernel, ..INITRAMFS_GRUB };
 /// Debian 13, dracut, a unified kernel image.
-pub const DRACUT_UKI: Kind = Kind { release: "trixie", generator: "dracut", loader: Loader::Uki };
+pub const DRACUT_UKI: Kind = Kind { generator: "dracut", loader: Loader::Uki, ..INITRAMFS_GRUB };
 /// Debian 13, dracut, GRUB 2.12.
 pub const DRACUT_GRUB: Kind = Kind { loader: GRUB_13, ..DRACUT_UKI };
 /// Debian 12, initramfs-tools, shim and the signed GRUB 2.06, Secure Boot on.
-pub const INITRAMFS_SHIM_12: Kind =
-    Kind { release: "bookworm", generator: "initramfs-tools", loader: SHIM_12 };
+pub const INITRAMFS_SHIM_12: Kind = Kind { release: "bookworm", loader: SHIM_12, ..INITRAMFS_GRUB };
 /// Debian 12, dracut, a unified kernel image.
 pub const DRACUT_UKI_12: Kind = Kind { release: "bookworm", ..DRACUT_UKI };
 
@@ -64,22 +91,22 @@ impl Kind {
     /// A file that `tests/vm/guest-image` made.
     pub fn part(&self, name: &str) -> PathBuf {
         // One at a time, and each once: the script takes a lock, but reads its inputs before it.
-        static IMAGES: Mutex<Vec<(&str, &str, PathBuf)>> = Mutex::new(vec![]);
+        static IMAGES: Mutex<Vec<([&str; 3], PathBuf)>> = Mutex::new(vec![]);
         let mut images = IMAGES.lock().unwrap();
-        let known =
-            images.iter().find(|(release, generator, _)| (*release, *generator) == self.image());
-        let folder = known.map(|(_, _, folder)| folder.clone()).unwrap_or_else(|| {
+        let known = images.iter().find(|(image, _)| *image == self.image());
+        let folder = known.map(|(_, folder)| folder.clone()).unwrap_or_else(|| {
             let mut command = Command::new(project().join("tests/vm/guest-image"));
             command.args([self.release, self.generator]).arg(rig::packages());
-            let folder = folder_of(command.arg(rig::release().join("pin-volume")));
-            images.push((self.release, self.generator, folder.clone()));
+            command.arg(rig::release().join("pin-volume"));
+            let folder = folder_of(command.arg(self.unlocker.name()));
+            images.push((self.image(), folder.clone()));
             folder
         });
         folder.join(name)
     }
 
-    fn image(&self) -> (&'static str, &'static str) {
-        (self.release, self.generator)
+    fn image(&self) -> [&'static str; 3] {
+        [self.release, self.generator, self.unlocker.name()]
     }
 
     /// The machine before its first boot: its boot files, as they were installed.

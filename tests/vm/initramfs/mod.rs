@@ -12,6 +12,7 @@ mod crashes;
 mod installed;
 mod kind;
 mod shells;
+mod side_by_side;
 mod story;
 
 use installed::{Installed, LOGIN, PROMPT};
