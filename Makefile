@@ -65,7 +65,7 @@ install: ## into $(DESTDIR)$(PREFIX)
 define INSTALL_HOOKS
 install -d $(DESTDIR)/usr/share/initramfs-tools $(DESTDIR)/usr/lib/dracut/modules.d
 cp -R --preserve=mode initramfs-hooks/. $(DESTDIR)/usr/share/initramfs-tools
-[ ! -d dracut/90vmseal ] || cp -R --preserve=mode dracut/90vmseal $(DESTDIR)/usr/lib/dracut/modules.d
+cp -R --preserve=mode dracut/90vmseal $(DESTDIR)/usr/lib/dracut/modules.d
 endef
 
 deb: build deps-deb ## Debian packages: vmseal, vmseal-initramfs, vmseal-dracut
@@ -76,14 +76,15 @@ COMPLETION_FOLDERS = bash-completion/completions zsh/site-functions fish/vendor_
 deps-%:
 	tests/env/packages $*
 
-# Debian trees with other versions of systemd; those of Debian 12 and 13 are for the guests too.
-trees: deps-test
-	tests/env/tree backports
-	tests/env/tree trixie
+# Debian trees with other versions of systemd; those of Debian 12 and 13 are for the guests too, as are
+# whole installed systems.
+trees: guest-trees
 	tests/env/tree forky
 
 guest-trees: trixie
 	tests/env/tree backports
+	tests/env/guest-tree guest-bookworm
+	tests/env/guest-tree guest-trixie
 
 trixie: deps-test
 	tests/env/tree trixie

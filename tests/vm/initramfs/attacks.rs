@@ -100,8 +100,8 @@ fn a_plain_root_under_the_same_uuid_finds_the_latch_closed() {
     fs::copy(INITRAMFS_KERNEL.part("root.img"), &volume).unwrap();
     let write = format!("write {} /genuine.img", text(&header));
     run(Command::new("debugfs").args(["-w", "-R", &write]).arg(&volume)).ok();
-    let unlock = UNLOCK.replace("/dev/volume", "/genuine.img");
-    let mut console = installed.boot(&Boot::new().run(PCR_15).run(&unlock));
+    let unlock = "vmseal unlock --test /genuine.img";
+    let mut console = installed.boot(&Boot::new().run(PCR_15).run(unlock));
     console.await_text(LOGIN);
     assert_ne!(console.exits(0).trim(), ZERO);
     console.exits_saying(12, "PCR 15 is not zero: this boot is latched");
@@ -131,7 +131,7 @@ fn a_shell_without_root_gets_nothing() {
 fn a_hibernation_image_comes_too_late() {
     let installed =
         Installed::with_words(INITRAMFS_KERNEL, " resume=/dev/disk/by-label/hibernated");
-    installed.enroll();
+    installed.enroll(INITRAMFS_KERNEL);
     let swap = installed.guest.file("swap.img");
     fs::File::create(&swap).unwrap().set_len(64 << 20).unwrap();
     tool("mkswap", &["--label", "hibernated", text(&swap)]);
@@ -153,7 +153,7 @@ fn a_tpm_that_wakes_up_after_the_prompt_is_latched_first() {
     // Let the kernel say that it starts the initramfs: by then it has found its TPM.
     let words = installed.machine.command_line.take().unwrap();
     installed.machine.command_line = Some(words.replace(" quiet", ""));
-    installed.enroll();
+    installed.enroll(INITRAMFS_KERNEL);
     let mut console = installed.boot(&Boot::new().run(PCR_15).run(UNLOCK));
     console.await_text("Run /init as init process");
     console.silence_tpm();

@@ -175,6 +175,7 @@ fn an_entry_edited_in_the_menu_for_a_shell_asks() {
 }
 
 #[test]
+#[ignore = "slow: make vm-test-all"]
 fn secure_boot_switched_off_asks() {
     let installed = Installed::enrolled(INITRAMFS_SHIM_12);
     fs::copy(installed.machine.firmware_part("vars.fd"), installed.guest.file("vars.fd")).unwrap();

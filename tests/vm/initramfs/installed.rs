@@ -9,7 +9,7 @@ use testkit::image::PASSPHRASE;
 use testkit::run::run;
 use testkit::tool;
 
-use super::kind::Kind;
+use super::kind::{Kind, Shape, VOLUME_UUID};
 use crate::console::Console;
 use crate::guest::{Boot, Guest};
 use crate::hardware::{Hardware, Start};
@@ -23,6 +23,11 @@ const BOOT_OFFSET: u64 = (2048 + 131_072) * 512;
 pub const LOGIN: &str = "rig: login:";
 /// What vmseal-boot asks with.
 pub const PROMPT: &str = "Please unlock disk root";
+/// The password of root in a whole Debian.
+const PASSWORD: &str = "root";
+
+/// A machine that is off, packed once.
+type Archive = &'static OnceLock<Vec<u8>>;
 
 /// A machine with an encrypted root. Its parts can be changed between boots.
 pub struct Installed {
@@ -37,7 +42,12 @@ impl Installed {
     pub fn new(kind: Kind) -> Self {
         let machine = kind.machine();
         let guest = Guest::bare(&machine.path("variables"), machine.banks);
-        tool("cp", &["--sparse=always", text(&kind.part("volume.img")), text(&guest.volume())]);
+        for disk in ["volume.img", "data.img"] {
+            let image = kind.part(disk);
+            if image.exists() {
+                tool("cp", &["--sparse=always", text(&image), text(&guest.file(disk))]);
+            }
+        }
         if machine.command_line.is_none() {
             fs::rename(machine.disk(), guest.file("disk.img")).unwrap();
         }
@@ -48,15 +58,14 @@ impl Installed {
     /// kind, then copied.
     pub fn enrolled(kind: Kind) -> Self {
         // Packed, for a folder in a static would never be removed.
-        static ENROLLED: OnceLock<Mutex<HashMap<Kind, &'static OnceLock<Vec<u8>>>>> =
-            OnceLock::new();
+        static ENROLLED: OnceLock<Mutex<HashMap<Kind, Archive>>> = OnceLock::new();
         let archive = {
             let mut kinds = ENROLLED.get_or_init(Mutex::default).lock().unwrap();
             *kinds.entry(kind).or_insert_with(|| Box::leak(Box::default()))
         };
         let archive = archive.get_or_init(|| {
             let installed = Self::new(kind);
-            installed.enroll();
+            installed.enroll(kind);
             installed.guest.pack()
         });
         Self { machine: kind.machine(), guest: Guest::unpack(archive) }
@@ -72,15 +81,29 @@ impl Installed {
 
     /// Boots it by passphrase and enrolls it in that boot.
     #[track_caller]
-    pub fn enroll(&self) {
-        let enroll = "vmseal enroll /dev/volume --unlock-key-file /passphrase";
-        let boot = Boot::new().file("passphrase", PASSPHRASE.into()).run(enroll);
+    pub fn enroll(&self, kind: Kind) {
+        let device = format!("/dev/disk/by-uuid/{VOLUME_UUID}");
+        let enroll = format!("vmseal enroll {device} --unlock-key-file /passphrase");
+        let boot = Boot::new().file("passphrase", PASSPHRASE.into()).run(&enroll);
         let mut console = self.boot(&boot);
         console.await_passphrase_prompt();
         console.enter(PASSPHRASE);
-        console.await_text(LOGIN);
-        console.exits(0);
-        console.await_off();
+        if kind.shape == Shape::Two {
+            console.await_text("Please unlock disk data");
+            console.enter(PASSPHRASE);
+        }
+        console.await_text(kind.login());
+        if kind.shape == Shape::Full {
+            console.log_in();
+            console.run(&format!("printf %s '{PASSPHRASE}' >/passphrase"));
+            console.exits(0);
+            console.run(&enroll);
+            console.exits(0);
+            console.power_off();
+        } else {
+            console.exits(0);
+            console.await_off();
+        }
     }
 
     /// Switches it on.
@@ -145,5 +168,28 @@ impl Console<'_> {
     #[track_caller]
     pub fn await_passphrase_prompt(&mut self) -> String {
         self.await_text(PROMPT)
+    }
+
+    /// Logs in as root where a whole Debian shows its login prompt; [`Console::run`] can follow.
+    #[track_caller]
+    pub fn log_in(&mut self) {
+        self.enter("root");
+        self.await_text("Password: ");
+        self.enter(PASSWORD);
+        self.await_text("# ");
+        // Else the terminal's echo of a command would pass for its output.
+        self.enter("stty -echo; PS1= PS2=; echo rig: in");
+        self.await_text("\nrig: in");
+    }
+
+    /// Runs a command of who has logged in; [`Console::exits`] tells how it ended.
+    pub fn run(&mut self, command: &str) {
+        self.enter(&format!("echo 'rig: run'; {{ {command}; }}; echo \"rig: exit $?\""));
+    }
+
+    /// Switches off a whole Debian in which somebody has logged in.
+    pub fn power_off(mut self) {
+        self.enter("poweroff");
+        self.await_end();
     }
 }

@@ -11,10 +11,12 @@ use crate::machine::{Machine, UKI};
 use crate::rig::{self, folder_of};
 use crate::workshop::{UkiParts, join_uki, part, script, text};
 
-/// The LUKS2 volume of the root, and its name in crypttab.
+/// The LUKS2 volume of the root. Its name in crypttab is `root`.
 pub const VOLUME_UUID: &str = "c0000000-0002-4000-8000-000000000002";
 /// The file system in it.
 pub const ROOT_UUID: &str = "c0000000-0001-4000-8000-000000000001";
+/// The second volume. Its name in crypttab is `data`.
+pub const DATA_UUID: &str = "c0000000-0003-4000-8000-000000000003";
 /// In MiB: the initramfs of a distribution is unpacked into memory.
 const MEMORY: u32 = 1024;
 /// Nothing more than GRUB's own settings and a console.
@@ -63,7 +65,35 @@ pub struct Kind {
     /// `initramfs-tools` or `dracut`.
     pub generator: &'static str,
     pub loader: Loader,
+    pub shape: Shape,
     pub unlocker: Unlocker,
+}
+
+/// How its root is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// A small root, whose init is `tests/vm/guest-init`, in LUKS2 on a disk of its own.
+    Mini,
+    /// The same, and a second volume that the initramfs opens too.
+    Two,
+    /// The small root in LUKS2 on the logical volume `vg/root`.
+    OnLvm,
+    /// The small root on the logical volume `vg/root` in LUKS2.
+    InLvm,
+    /// The whole installed Debian, in LUKS2 on a disk of its own.
+    Full,
+}
+
+impl Shape {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mini => "mini",
+            Self::Two => "two",
+            Self::OnLvm => "on-lvm",
+            Self::InLvm => "in-lvm",
+            Self::Full => "full",
+        }
+    }
 }
 
 const GRUB_13: Loader = Loader::Grub { parts: "grub-13", tree: "trixie", secure: false };
@@ -74,6 +104,7 @@ pub const INITRAMFS_GRUB: Kind = Kind {
     release: "trixie",
     generator: "initramfs-tools",
     loader: GRUB_13,
+    shape: Shape::Mini,
     unlocker: Unlocker::Vmseal,
 };
 /// Debian 13, initramfs-tools, the kernel given by the host.
@@ -82,31 +113,42 @@ pub const INITRAMFS_KERNEL: Kind = Kind { loader: Loader::Kernel, ..INITRAMFS_GR
 pub const DRACUT_UKI: Kind = Kind { generator: "dracut", loader: Loader::Uki, ..INITRAMFS_GRUB };
 /// Debian 13, dracut, GRUB 2.12.
 pub const DRACUT_GRUB: Kind = Kind { loader: GRUB_13, ..DRACUT_UKI };
+/// Debian 13, dracut, the kernel given by the host.
+pub const DRACUT_KERNEL: Kind = Kind { loader: Loader::Kernel, ..DRACUT_UKI };
 /// Debian 12, initramfs-tools, shim and the signed GRUB 2.06, Secure Boot on.
 pub const INITRAMFS_SHIM_12: Kind = Kind { release: "bookworm", loader: SHIM_12, ..INITRAMFS_GRUB };
 /// Debian 12, dracut, a unified kernel image.
 pub const DRACUT_UKI_12: Kind = Kind { release: "bookworm", ..DRACUT_UKI };
 
 impl Kind {
+    /// The same with another root.
+    pub const fn shaped(self, shape: Shape) -> Self {
+        Self { shape, ..self }
+    }
+
+    /// What stands at the end of a boot.
+    pub fn login(&self) -> &'static str {
+        match self.shape {
+            Shape::Full => "guest login: ",
+            _ => "rig: login:",
+        }
+    }
+
     /// A file that `tests/vm/guest-image` made.
     pub fn part(&self, name: &str) -> PathBuf {
         // One at a time, and each once: the script takes a lock, but reads its inputs before it.
-        static IMAGES: Mutex<Vec<([&str; 3], PathBuf)>> = Mutex::new(vec![]);
+        static IMAGES: Mutex<Vec<([&str; 4], PathBuf)>> = Mutex::new(vec![]);
+        let wanted = [self.release, self.generator, self.shape.name(), self.unlocker.name()];
         let mut images = IMAGES.lock().unwrap();
-        let known = images.iter().find(|(image, _)| *image == self.image());
+        let known = images.iter().find(|(image, _)| *image == wanted);
         let folder = known.map(|(_, folder)| folder.clone()).unwrap_or_else(|| {
             let mut command = Command::new(project().join("tests/vm/guest-image"));
-            command.args([self.release, self.generator]).arg(rig::packages());
-            command.arg(rig::release().join("pin-volume"));
-            let folder = folder_of(command.arg(self.unlocker.name()));
-            images.push((self.image(), folder.clone()));
+            command.args(wanted).arg(rig::packages());
+            let folder = folder_of(command.arg(rig::release().join("pin-volume")));
+            images.push((wanted, folder.clone()));
             folder
         });
         folder.join(name)
-    }
-
-    fn image(&self) -> [&'static str; 3] {
-        [self.release, self.generator, self.unlocker.name()]
     }
 
     /// The machine before its first boot: its boot files, as they were installed.
@@ -149,11 +191,18 @@ impl Kind {
         COMMAND_LINE.to_owned() + &self.words()
     }
 
-    /// dracut's initramfs is told by the command line what to open.
     fn words(&self) -> String {
-        match self.generator {
-            "dracut" => format!(" rd.luks.name={VOLUME_UUID}=root"),
-            _ => String::new(),
+        let mut words = String::new();
+        if self.shape == Shape::InLvm {
+            words += " root=/dev/mapper/vg-root";
         }
+        // Its initramfs is for any machine: the command line tells what to open.
+        if self.generator == "dracut" {
+            words += &format!(" rd.luks.name={VOLUME_UUID}=root");
+            if self.shape == Shape::Two {
+                words += &format!(" rd.luks.name={DATA_UUID}=data");
+            }
+        }
+        words
     }
 }

@@ -13,23 +13,31 @@ mod installed;
 mod kind;
 mod shells;
 mod side_by_side;
+mod stock;
 mod story;
+mod volumes;
 
 use installed::{Installed, LOGIN, PROMPT};
 use kind::{
     DRACUT_GRUB, DRACUT_UKI, DRACUT_UKI_12, INITRAMFS_GRUB, INITRAMFS_KERNEL, INITRAMFS_SHIM_12,
-    Kind,
+    Kind, Shape,
 };
 
 use crate::guest::Boot;
-use crate::hardware::TpmInterface;
+use crate::hardware::{Hardware, TpmInterface};
+
+const REPORT: &str = "cat /run/vmseal/boot.json";
 
 /// An enrolled machine opens its root without a hand on the keyboard.
 #[track_caller]
 fn opens_by_itself(kind: Kind) {
     let installed = Installed::enrolled(kind);
-    let mut console = installed.boot(&Boot::new().run("cat /run/vmseal/boot.json"));
-    assert_eq!(console.either(PROMPT, LOGIN), LOGIN);
+    let mut console = installed.boot(&Boot::new().run(REPORT));
+    assert_eq!(console.either(PROMPT, kind.login()), kind.login());
+    if kind.shape == Shape::Full {
+        console.log_in();
+        console.run(REPORT);
+    }
     console.exits_saying(0, "\"by\": \"tpm\"");
 }
 
@@ -49,6 +57,7 @@ fn dracut_in_a_unified_kernel_image_opens_the_root() {
 }
 
 #[test]
+#[ignore = "slow: make vm-test-all"]
 fn dracut_and_grub_open_the_root() {
     opens_by_itself(DRACUT_GRUB);
 }
@@ -59,15 +68,49 @@ fn initramfs_tools_and_secured_grub_open_the_root_of_debian_12() {
 }
 
 #[test]
+#[ignore = "slow: make vm-test-all"]
 fn dracut_in_a_unified_kernel_image_opens_the_root_of_debian_12() {
     opens_by_itself(DRACUT_UKI_12);
 }
 
 #[test]
-fn a_tpm_with_the_other_interface_opens_the_root() {
-    let mut installed = Installed::new(INITRAMFS_KERNEL);
-    installed.machine.tpm = TpmInterface::Tis;
-    installed.enroll();
-    let mut console = installed.boot(&Boot::new());
+fn another_interface_of_the_tpm_changes_nothing() {
+    let installed = Installed::enrolled(INITRAMFS_KERNEL);
+    let hardware = Hardware { tpm: TpmInterface::Tis, ..installed.hardware() };
+    let mut console = installed.guest.boot_hardware(&hardware, &Boot::new());
     assert_eq!(console.either(PROMPT, LOGIN), LOGIN);
+}
+
+#[test]
+fn initramfs_tools_opens_a_root_on_lvm() {
+    opens_by_itself(INITRAMFS_KERNEL.shaped(Shape::OnLvm));
+}
+
+#[test]
+#[ignore = "slow: make vm-test-all"]
+fn initramfs_tools_opens_a_root_with_lvm_in_it() {
+    opens_by_itself(INITRAMFS_KERNEL.shaped(Shape::InLvm));
+}
+
+#[test]
+#[ignore = "slow: make vm-test-all"]
+fn dracut_opens_a_root_on_lvm() {
+    opens_by_itself(DRACUT_UKI.shaped(Shape::OnLvm));
+}
+
+#[test]
+#[ignore = "slow: make vm-test-all"]
+fn dracut_opens_a_root_with_lvm_in_it() {
+    opens_by_itself(DRACUT_UKI.shaped(Shape::InLvm));
+}
+
+#[test]
+fn a_whole_debian_with_initramfs_tools_and_grub_opens_its_root() {
+    opens_by_itself(INITRAMFS_GRUB.shaped(Shape::Full));
+}
+
+#[test]
+#[ignore = "slow: make vm-test-all"]
+fn a_whole_debian_with_dracut_in_a_unified_kernel_image_opens_its_root() {
+    opens_by_itself(DRACUT_UKI.shaped(Shape::Full));
 }

@@ -18,7 +18,7 @@ use testkit::run::run;
 use testkit::{Recording, Swtpm, Systemd};
 
 use super::installed::{Installed, LOGIN};
-use super::kind::{DRACUT_UKI, INITRAMFS_KERNEL, Kind, Loader, Unlocker};
+use super::kind::{DRACUT_KERNEL, INITRAMFS_KERNEL, Kind, Unlocker};
 use crate::guest::Boot;
 use crate::rig;
 use crate::workshop::text;
@@ -30,8 +30,6 @@ const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
 const BEGIN: &str = "Run /init as init process";
 const END: &str = "rig: root";
 const MIB: f64 = 1_048_576.0;
-
-const DRACUT_KERNEL: Kind = Kind { loader: Loader::Kernel, ..DRACUT_UKI };
 
 /// An unlocker in a machine of its own, and what was measured.
 struct Contender {

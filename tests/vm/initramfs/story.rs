@@ -16,7 +16,7 @@ fn tell(sentence: &str) {
 fn a_whole_story() {
     tell("A Debian 13 with an encrypted root, GRUB and initramfs-tools. Nothing is sealed yet.");
     let installed = Installed::new(INITRAMFS_GRUB);
-    installed.enroll();
+    installed.enroll(INITRAMFS_GRUB);
     tell("Enrolled. The same machine again: nobody touches the keyboard.");
     let mut console = installed.boot(&Boot::new().run("vmseal status /dev/volume"));
     assert_eq!(console.either(PROMPT, LOGIN), LOGIN);
