@@ -6,7 +6,7 @@ CARGO ?= cargo
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 SCRIPTS = $(shell git ls-files | xargs grep -lE '^\#!/bin/(ba)?sh')
 
-.PHONY: help build demo test vm-test vm-test-all vm-demo check bench install deb trees guest-trees trixie clean
+.PHONY: help build demo test vm-test vm-test-all vm-demo vm-bench check bench install deb trees guest-trees trixie clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ vm-test-all: build deps-vm trees ## every whole boot, the slow ones too; writes 
 
 vm-demo: build deps-vm guest-trees ## watch a machine: enrolled, opened by itself, refused after a change
 	VMSEAL_SHOW_CONSOLE=1 $(CARGO) test --locked --package vmseal --test vm a_whole_story -- --ignored
+
+vm-bench: build deps-vm deps-bench guest-trees ## the root opened by vmseal, systemd and clevis, side by side
+	$(CARGO) test --locked --package vmseal --test vm side_by_side -- --ignored --nocapture
 
 check: deps-build deps-check ## formatting, clippy, licences of dependencies, shellcheck, documentation
 	$(CARGO) fmt --all --check

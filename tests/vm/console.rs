@@ -5,9 +5,8 @@ use std::process::Child;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::guest::Guest;
+use crate::valve::Valve;
 
 /// Nothing good comes after these. The shell's name alone also stands in event logs.
 const DEAD: [&str; 4] = [
@@ -23,7 +22,7 @@ const SHOW: &str = "VMSEAL_SHOW_CONSOLE";
 /// A running guest, seen through its serial console. Dropped, it loses power.
 pub struct Console<'guest> {
     qemu: Child,
-    swtpm: Option<Child>,
+    tpm: Option<(Child, Valve)>,
     received: Receiver<String>,
     deadline: Instant,
     /// All that was printed, without carriage returns and escape sequences.
@@ -39,7 +38,7 @@ impl<'guest> Console<'guest> {
     pub fn watch(
         _guest: &'guest Guest,
         mut qemu: Child,
-        swtpm: Option<Child>,
+        tpm: Option<(Child, Valve)>,
         limit: Duration,
     ) -> Self {
         let (sender, received) = channel();
@@ -66,7 +65,7 @@ impl<'guest> Console<'guest> {
             });
         }
         let deadline = Instant::now() + limit;
-        Self { qemu, swtpm, received, deadline, text: String::new(), passed: 0, _guest }
+        Self { qemu, tpm, received, deadline, text: String::new(), passed: 0, _guest }
     }
 
     /// Waits for `wanted`, which may be a prompt without a line end, and returns what was printed
@@ -153,19 +152,12 @@ impl<'guest> Console<'guest> {
 
     /// From now on the TPM answers nothing.
     pub fn silence_tpm(&self) {
-        self.signal_tpm(Signal::STOP);
+        self.tpm.iter().for_each(|(_, valve)| valve.shut(true));
     }
 
     /// The TPM answers again.
     pub fn wake_tpm(&self) {
-        self.signal_tpm(Signal::CONT);
-    }
-
-    fn signal_tpm(&self, signal: Signal) {
-        // One that has ended cannot be signalled, which is as well.
-        if let Some(swtpm) = &self.swtpm {
-            let _ = kill_process(Pid::from_child(swtpm), signal);
-        }
+        self.tpm.iter().for_each(|(_, valve)| valve.shut(false));
     }
 
     /// Waits for the guest to switch itself off.
@@ -187,7 +179,7 @@ impl Drop for Console<'_> {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
         self.wake_tpm();
-        let Some(swtpm) = &mut self.swtpm else { return };
+        let Some((swtpm, _)) = &mut self.tpm else { return };
         // It ends when QEMU hangs up, unless QEMU never called; the next boot needs its state.
         let limit = Instant::now() + Duration::from_secs(5);
         while matches!(swtpm.try_wait(), Ok(None)) && Instant::now() < limit {

@@ -12,6 +12,7 @@ use testkit::{Image, tool};
 use crate::console::Console;
 use crate::hardware::{Hardware, TpmInterface, add_disk};
 use crate::rig;
+use crate::valve::Valve;
 
 /// Boots took 12 to 75 seconds under emulation on two busy cores; what goes wrong is mostly known earlier.
 const LIMIT: Duration = Duration::from_secs(480);
@@ -146,7 +147,7 @@ impl Guest {
         boot.write(self.folder.path(), &self.file("input.tar"));
         File::create(self.file("output.tar")).unwrap().set_len(8 << 20).unwrap();
         let socket = self.file("tpm.sock");
-        let swtpm = (hardware.tpm != TpmInterface::None).then(|| self.start_tpm(&socket));
+        let tpm = (hardware.tpm != TpmInterface::None).then(|| self.start_tpm(&socket));
         let mut qemu = hardware.qemu(accelerator, &self.file("vars.fd"), &socket);
         for disk in DISKS {
             let file = self.file(&format!("{disk}.img"));
@@ -156,7 +157,7 @@ impl Guest {
         }
         add_disk(&mut qemu, "input", &self.file("input.tar"), ",readonly=on", "");
         add_disk(&mut qemu, "output", &self.file("output.tar"), "", "");
-        Console::watch(self, qemu.spawn().unwrap(), swtpm, limit)
+        Console::watch(self, qemu.spawn().unwrap(), tpm, limit)
     }
 
     /// A file that the last boot put into its folder /out.
@@ -174,19 +175,22 @@ impl Guest {
     }
 
     /// The machine's TPM, powered by whoever connects to the socket until they hang up.
-    fn start_tpm(&self, socket: &Path) -> Child {
-        let _ = fs::remove_file(socket);
+    fn start_tpm(&self, socket: &Path) -> (Child, Valve) {
+        let control = self.file("swtpm.sock");
+        for old in [socket, &control] {
+            let _ = fs::remove_file(old);
+        }
         let mut swtpm = Command::new("setpriv");
         swtpm.args(["--pdeathsig", "KILL", "swtpm", "socket", "--tpm2", "--terminate"]);
         swtpm.arg("--tpmstate").arg(format!("dir={}", text(&self.file("tpm"))));
-        swtpm.arg("--ctrl").arg(format!("type=unixio,path={}", text(socket)));
+        swtpm.arg("--ctrl").arg(format!("type=unixio,path={}", text(&control)));
         let child = swtpm.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let start = Instant::now();
-        while !socket.exists() {
+        while !control.exists() {
             assert!(start.elapsed() < Duration::from_secs(20), "{swtpm:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
-        child
+        (child, Valve::between(socket, &control))
     }
 }
 

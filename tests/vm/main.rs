@@ -18,6 +18,7 @@ mod initramfs;
 mod machine;
 mod prediction;
 mod rig;
+mod valve;
 mod workshop;
 
 use std::fs::OpenOptions;

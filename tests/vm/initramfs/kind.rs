@@ -34,6 +34,29 @@ pub enum Loader {
     Kernel,
 }
 
+/// What opens the root in the initramfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unlocker {
+    Vmseal,
+    /// Only what comes with the generator and cryptsetup.
+    None,
+    /// Of systemd-cryptsetup, in dracut.
+    Systemd,
+    Clevis,
+}
+
+impl Unlocker {
+    /// As `tests/vm/guest-image` knows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vmseal => "vmseal",
+            Self::None => "none",
+            Self::Systemd => "systemd",
+            Self::Clevis => "clevis",
+        }
+    }
+}
+
 /// What a machine was installed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Kind {
@@ -43,6 +66,7 @@ pub struct Kind {
     pub generator: &'static str,
     pub loader: Loader,
     pub shape: Shape,
+    pub unlocker: Unlocker,
 }
 
 /// How its root is laid out.
@@ -76,14 +100,21 @@ const GRUB_13: Loader = Loader::Grub { parts: "grub-13", tree: "trixie", secure:
 const SHIM_12: Loader = Loader::Grub { parts: "grub-12-shim", tree: "backports", secure: true };
 
 /// Debian 13, initramfs-tools, GRUB 2.12 without its tpm module.
-pub const INITRAMFS_GRUB: Kind =
-    Kind { release: "trixie", generator: "initramfs-tools", loader: GRUB_13, shape: Shape::Mini };
+pub const INITRAMFS_GRUB: Kind = Kind {
+    release: "trixie",
+    generator: "initramfs-tools",
+    loader: GRUB_13,
+    shape: Shape::Mini,
+    unlocker: Unlocker::Vmseal,
+};
 /// Debian 13, initramfs-tools, the kernel given by the host.
 pub const INITRAMFS_KERNEL: Kind = Kind { loader: Loader::Kernel, ..INITRAMFS_GRUB };
 /// Debian 13, dracut, a unified kernel image.
 pub const DRACUT_UKI: Kind = Kind { generator: "dracut", loader: Loader::Uki, ..INITRAMFS_GRUB };
 /// Debian 13, dracut, GRUB 2.12.
 pub const DRACUT_GRUB: Kind = Kind { loader: GRUB_13, ..DRACUT_UKI };
+/// Debian 13, dracut, the kernel given by the host.
+pub const DRACUT_KERNEL: Kind = Kind { loader: Loader::Kernel, ..DRACUT_UKI };
 /// Debian 12, initramfs-tools, shim and the signed GRUB 2.06, Secure Boot on.
 pub const INITRAMFS_SHIM_12: Kind = Kind { release: "bookworm", loader: SHIM_12, ..INITRAMFS_GRUB };
 /// Debian 12, dracut, a unified kernel image.
@@ -106,8 +137,8 @@ impl Kind {
     /// A file that `tests/vm/guest-image` made.
     pub fn part(&self, name: &str) -> PathBuf {
         // One at a time, and each once: the script takes a lock, but reads its inputs before it.
-        static IMAGES: Mutex<Vec<([&str; 3], PathBuf)>> = Mutex::new(vec![]);
-        let wanted = [self.release, self.generator, self.shape.name()];
+        static IMAGES: Mutex<Vec<([&str; 4], PathBuf)>> = Mutex::new(vec![]);
+        let wanted = [self.release, self.generator, self.shape.name(), self.unlocker.name()];
         let mut images = IMAGES.lock().unwrap();
         let known = images.iter().find(|(image, _)| *image == wanted);
         let folder = known.map(|(_, folder)| folder.clone()).unwrap_or_else(|| {

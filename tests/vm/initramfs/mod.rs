@@ -12,6 +12,8 @@ mod crashes;
 mod installed;
 mod kind;
 mod shells;
+mod side_by_side;
+mod stock;
 mod story;
 mod volumes;
 
