@@ -89,11 +89,12 @@ fn a_volume_of_the_attackers_is_not_opened_by_systemd() {
 /// it can to get at the key: a copy of the genuine header is with it.
 #[test]
 fn a_plain_root_under_the_same_uuid_finds_the_latch_closed() {
-    let mut installed = Installed::enrolled(INITRAMFS_KERNEL);
+    let mut installed = Installed::new(INITRAMFS_KERNEL);
     let words = installed.machine.command_line.take().unwrap();
     let by_uuid = words.replace("/dev/mapper/root", &format!("UUID={ROOT_UUID}"));
     assert_ne!(words, by_uuid);
     installed.machine.command_line = Some(by_uuid);
+    installed.enroll(INITRAMFS_KERNEL);
     let [volume, header] = ["volume.img", "header.img"].map(|name| installed.guest.file(name));
     let genuine = fs::read(&volume).unwrap();
     fs::write(&header, &genuine[..HEADER]).unwrap();
