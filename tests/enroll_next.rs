@@ -15,6 +15,7 @@ use testkit::machine::project;
 use testkit::{Machine, Ran, Recording, Swtpm, Systemd, run};
 use vmseal::artifact::hashing::digest;
 use vmseal::artifact::pe::Pe;
+use vmseal::boot::BootReport;
 use vmseal::files::FileSource;
 use vmseal::measurement::{Digest, Event, EventLog, PcrBank, Tag};
 
@@ -156,8 +157,9 @@ impl Guest {
         fs::remove_dir_all(self.path("run")).ok();
         let initrd = fs::read(self.path(self.initrd)).unwrap();
         let pins = initrd.strip_prefix(REBUILT.as_bytes()).expect("a rebuilt initrd");
-        let report = json!({ "version": 1, "pins_sha256": hex::encode(Sha256::digest(pins)) });
-        self.put("run/vmseal/boot.json", report.to_string().as_bytes());
+        let pins_sha256 = Some(hex::encode(Sha256::digest(pins)));
+        let report = BootReport { pins_sha256, ..BootReport::default() };
+        report.write(&self.path("")).unwrap();
         let path = self.path("sys/kernel/security/tpm0/binary_bios_measurements");
         self.machine.boot_log(path);
     }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
-use serde_json::Value;
 use vmseal::Error;
+use vmseal::boot::{BOOT_REPORT, BootReport};
 use vmseal::luks::Pins;
 
 use super::terminal::Talk;
@@ -17,12 +17,10 @@ use crate::cli::Global;
 
 /// Where programs are looked for.
 const FOLDERS: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];
-/// What the boot step says of this boot.
-const BOOT_REPORT: &str = "run/vmseal/boot.json";
 /// The digest of the pins that the initramfs was last rebuilt with, until the next boot.
 const REBUILT: &str = "run/vmseal/rebuilt";
-/// Most bytes of either that are read.
-const MAX_REPORT: u64 = 1 << 20;
+/// Most bytes of it that are read.
+const MAX_NOTE: u64 = 128;
 /// Folders below `/boot` in which boot files lie, one in another.
 const MAX_DEPTH: usize = 5;
 
@@ -122,20 +120,20 @@ impl Integration {
     /// Which initramfs carries the pins.
     pub fn carried(&self, global: &Global) -> Carried {
         let Ok(digest) = Pins::file_digest(&global.pins) else { return Carried::No };
-        let read = |path: &str| {
-            let mut text = String::new();
-            let file = File::open(self.root.join(path)).ok()?;
-            file.take(MAX_REPORT).read_to_string(&mut text).ok()?;
-            Some(text)
-        };
-        let report = read(BOOT_REPORT).and_then(|text| serde_json::from_str::<Value>(&text).ok());
-        if read(REBUILT).is_some_and(|rebuilt| rebuilt.trim() == digest) {
+        if self.rebuilt().is_some_and(|rebuilt| rebuilt.trim() == digest) {
             return Carried::ByTheNext;
         }
-        match report.as_ref().and_then(|report| report.get("pins_sha256")?.as_str()) {
+        match BootReport::read(&self.root).and_then(|report| report.pins_sha256) {
             Some(booted) if booted == digest => Carried::ByThisBoot,
             _ => Carried::No,
         }
+    }
+
+    /// The digest of the pins that the initramfs was rebuilt with since this boot.
+    fn rebuilt(&self) -> Option<String> {
+        let mut text = String::new();
+        File::open(self.root.join(REBUILT)).ok()?.take(MAX_NOTE).read_to_string(&mut text).ok()?;
+        Some(text)
     }
 
     /// Whether a boot file was written after this boot had reached its seal point.

@@ -2,17 +2,14 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write, stderr, stdin, stdout};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use rustix::fs::FileType;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use vmseal::Error;
+use vmseal::prompt::read_secret_line;
 use vmseal::secret::{KeyslotPassphrase, SecretBuffer, TypedPin};
 
 use crate::cli::Global;
-
-/// Longest passphrase that cryptsetup takes from a terminal.
-const MAX_PASSPHRASE: usize = 512;
 
 /// How much to say.
 #[derive(Debug, Clone, Copy)]
@@ -112,15 +109,8 @@ pub fn is_watched() -> bool {
 pub fn ask_passphrase(prompt: &str) -> Result<KeyslotPassphrase, Error> {
     let refused = |cause: String| Error::NoPassphrase { cause };
     let mut terminal = open_terminal().ok_or_else(|| refused("no terminal to ask on".into()))?;
-    write!(terminal, "{prompt}").map_err(|error| refused(error.to_string()))?;
-    let passphrase = {
-        let silence = Silence::start(&terminal).map_err(|error| refused(error.to_string()))?;
-        let passphrase = read_line(&mut terminal);
-        drop(silence);
-        passphrase
-    };
-    let _ = writeln!(terminal);
-    passphrase.map_err(refused)
+    let mut line = read_secret_line(&mut terminal, prompt).map_err(refused)?;
+    Ok(KeyslotPassphrase::new(std::mem::take(&mut *line)))
 }
 
 /// The controlling terminal, or standard input where a serial console is no controlling terminal.
@@ -128,50 +118,6 @@ fn open_terminal() -> Option<File> {
     File::options().read(true).write(true).open("/dev/tty").ok().or_else(|| {
         stdin().is_terminal().then(|| stdin().as_fd().try_clone_to_owned().ok().map(File::from))?
     })
-}
-
-/// Takes one line, byte by byte: with echo off the terminal's own line editing would leave
-/// Ctrl-C to kill us with the echo still off.
-fn read_line(terminal: &mut File) -> Result<KeyslotPassphrase, String> {
-    let mut line = SecretBuffer::new(Vec::with_capacity(MAX_PASSPHRASE));
-    loop {
-        let mut byte = [0];
-        if terminal.read(&mut byte).map_err(|error| error.to_string())? == 0 {
-            return Err("the terminal went away".into());
-        }
-        match byte {
-            [b'\r' | b'\n'] => return Ok(KeyslotPassphrase::new(line.to_vec())),
-            [3 | 4] => return Err("given up".into()),
-            [8 | 127] => {
-                line.pop();
-            }
-            [21] => line.clear(),
-            [byte] if line.len() < MAX_PASSPHRASE => line.push(byte),
-            _ => return Err(format!("longer than {MAX_PASSPHRASE} bytes")),
-        }
-    }
-}
-
-/// Echo and line editing are off while this lives.
-struct Silence {
-    terminal: OwnedFd,
-    before: Termios,
-}
-
-impl Silence {
-    fn start(terminal: &File) -> std::io::Result<Self> {
-        let before = tcgetattr(terminal)?;
-        let mut silent = before.clone();
-        silent.local_modes -= LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
-        tcsetattr(terminal, OptionalActions::Flush, &silent)?;
-        Ok(Self { terminal: terminal.as_fd().try_clone_to_owned()?, before })
-    }
-}
-
-impl Drop for Silence {
-    fn drop(&mut self) {
-        let _ = tcsetattr(&self.terminal, OptionalActions::Flush, &self.before);
-    }
 }
 
 /// The PIN: the first line of `file`, or asked for.

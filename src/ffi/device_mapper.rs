@@ -65,8 +65,8 @@ fn parse(buffer: &[u8]) -> Option<Table> {
     for _ in 0..number(buffer, 20)? {
         let spec = data.get(at..)?;
         targets.push((text(spec.get(TARGET_TYPE)?)?, Zeroizing::new(text(spec.get(SPEC..)?)?)));
-        // Counted from the first target.
-        at = number(spec, 20)?;
+        // Counted from the first target, and the next one comes later.
+        at = number(spec, 20).filter(|next| *next > at)?;
     }
     Some(Table { uuid: text(buffer.get(UUID)?)?, targets })
 }
@@ -114,6 +114,10 @@ mod tests {
         }
         let mut wild = sample();
         wild[HEADER + 20..HEADER + 24].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert!(parse(&wild).is_none());
+        // Four thousand million targets, each followed by itself.
+        wild[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
+        wild[HEADER + 20..HEADER + 24].copy_from_slice(&[0; 4]);
         assert!(parse(&wild).is_none());
     }
 }

@@ -1,13 +1,12 @@
 //! Asking for a passphrase or a PIN, by the program that the initramfs asks with.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::path::Path;
+use std::io::Read;
 use std::process::{Command, Stdio};
 
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use vmseal::Error;
 use vmseal::boot::BootVolume;
+use vmseal::prompt::read_secret_line;
 use vmseal::secret::SecretBuffer;
 
 /// More than any person types. A key file may come through cryptroot-unlock's pipe.
@@ -93,38 +92,10 @@ fn read_secret(from: impl Read) -> std::io::Result<SecretBuffer> {
     Ok(bytes)
 }
 
-/// A line from the console, without echo.
+/// A line from the console.
 fn on_console(prompt: &str) -> Result<SecretBuffer, String> {
-    let console = Path::new(CONSOLE);
-    let mut console = File::options()
-        .read(true)
-        .write(true)
-        .open(console)
-        .map_err(|error| format!("{CONSOLE}: {error}"))?;
-    let failed = |error: std::io::Error| format!("{CONSOLE}: {error}");
-    console.write_all(prompt.as_bytes()).map_err(failed)?;
-    let before = tcgetattr(&console).map_err(|error| failed(error.into()))?;
-    let mut silent = before.clone();
-    silent.local_modes -= LocalModes::ECHO;
-    silent.local_modes |= LocalModes::ICANON;
-    tcsetattr(&console, OptionalActions::Flush, &silent).map_err(|error| failed(error.into()))?;
-    let line = read_line(&console);
-    let _ = tcsetattr(&console, OptionalActions::Now, &before);
-    let _ = console.write_all(b"\n");
-    line.map_err(failed)
-}
-
-fn read_line(mut console: &File) -> std::io::Result<SecretBuffer> {
-    let mut line = SecretBuffer::new(Vec::with_capacity(MAX_ANSWER + 1));
-    let mut byte = [0];
-    while line.len() < MAX_ANSWER {
-        if console.read(&mut byte)? == 0 {
-            break;
-        }
-        line.extend(byte);
-        if byte == *b"\n" {
-            break;
-        }
-    }
-    Ok(line)
+    let failed = |cause: String| format!("{CONSOLE}: {cause}");
+    let console = File::options().read(true).write(true).open(CONSOLE);
+    let mut console = console.map_err(|error| failed(error.to_string()))?;
+    read_secret_line(&mut console, prompt).map_err(failed)
 }

@@ -2,7 +2,7 @@
 //! configuration, no network.
 //!
 //! ```text
-//! unlock: volumes → pin check → TPM, else passphrase → open → latch      unlock.rs, ask.rs
+//! unlock: volumes → pin check → TPM, else passphrase → open → latch      unlock/, ask.rs
 //! latch, gate, close, check: nothing may be released, read or opened after this     bars.rs
 //! ```
 
