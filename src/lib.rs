@@ -27,7 +27,7 @@
 //! | [`luks`] | LUKS2 header, pin, keyslots: the only room that names libcryptsetup | |
 //! | [`enroll`] | plan an enrolment, apply it, take it back; attach data volumes | |
 //! | [`boot`] | which volumes; pin, choose, unseal, open, latch; the seal point; what was seen | |
-//! | [`prompt`] | asking for a secret on a terminal | |
+//! | [`prompt`], `public_file` | asking for a secret on a terminal; files replaced whole | |
 //! | [`recovery`], [`secret`] | recovery keys; bytes that are zeroed on drop | yes |
 //! | [`error`], [`exit`] | every way to fail, and its exit code | yes |
 //! | [`ffi`] | the one place with unsafe code | |
@@ -62,6 +62,7 @@ pub mod measurement;
 pub mod policy;
 pub mod prediction;
 pub mod prompt;
+mod public_file;
 pub mod recovery;
 pub mod secret;
 pub mod token;

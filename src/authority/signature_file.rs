@@ -1,14 +1,14 @@
 //! `/var/lib/vmseal/tpm2-pcr-signature.json`: what this machine's key has signed, in systemd's form,
 //! for whoever brings it to a boot without `vmseal-boot`.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::luks::MetadataLock;
 use crate::policy::{AuthorityKey, Signatures, verified};
+use crate::public_file;
 
 /// The file, below the root.
 pub const SIGNATURE_FILE: &str = "var/lib/vmseal/tpm2-pcr-signature.json";
@@ -29,14 +29,7 @@ pub fn leave_signatures(
     let _lock = MetadataLock::acquire(folder, PATIENCE).map_err(io::Error::other)?;
     let mut signatures = verified(&read(&path), keys);
     signatures.merge(verified(new, keys));
-    let temporary = path.with_extension("json.new");
-    let mut file = File::create(&temporary)?;
-    // Whatever the umask: signatures are public.
-    file.set_permissions(Permissions::from_mode(0o644))?;
-    file.write_all(format!("{}\n", signatures.to_json()).as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, &path)?;
-    File::open(folder)?.sync_all()?;
+    public_file::replace(&path, format!("{}\n", signatures.to_json()).as_bytes())?;
     Ok(path)
 }
 

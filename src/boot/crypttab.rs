@@ -38,8 +38,7 @@ impl BootVolume {
     /// The volumes that the lines of a crypttab name, in order. What is no entry is passed over, as
     /// cryptsetup-initramfs and systemd do.
     pub fn of_crypttab(text: &str) -> Vec<Self> {
-        let lines = text.lines().map(str::trim_start).filter(|line| !line.starts_with('#'));
-        lines.filter_map(Self::of_line).collect()
+        crypttab_lines(text).filter_map(|fields| Self::of_fields(&fields)).collect()
     }
 
     /// The volumes that the kernel command line names by their UUID (`rd.luks.uuid=`,
@@ -51,12 +50,10 @@ impl BootVolume {
         line.volumes.iter().map(of_uuid).collect()
     }
 
-    fn of_line(line: &str) -> Option<Self> {
-        let mut fields = line.split_ascii_whitespace().map(unescape);
-        let (name, source) = (fields.next()?, fields.next()?);
-        let options = fields.nth(1).unwrap_or_default();
-        let mut volume = Self::new(name, device_of(&source));
-        for option in options.split(',') {
+    fn of_fields(fields: &[String]) -> Option<Self> {
+        let [name, source, rest @ ..] = fields else { return None };
+        let mut volume = Self::new(name, crypttab_device(source));
+        for option in rest.get(1).iter().flat_map(|options| options.split(',')) {
             volume.set(option);
         }
         Some(volume)
@@ -84,8 +81,15 @@ impl BootVolume {
     }
 }
 
-/// The path under which udev shows a device.
-fn device_of(source: &str) -> PathBuf {
+/// The fields of each line of a crypttab that is no comment, escapes read.
+pub fn crypttab_lines(text: &str) -> impl Iterator<Item = Vec<String>> + '_ {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let fields = lines.map(|line| line.split_ascii_whitespace().map(unescape).collect());
+    fields.filter(|fields: &Vec<String>| !fields.is_empty())
+}
+
+/// The path under which udev shows the device of a line's second field.
+pub fn crypttab_device(source: &str) -> PathBuf {
     let (tag, value) = source.split_once('=').unwrap_or((source, ""));
     let value = value.trim_matches('"');
     let folder = match tag {
@@ -180,6 +184,8 @@ mod tests {
     #[test]
     fn what_is_no_entry_is_passed_over() {
         assert_eq!(BootVolume::of_crypttab("# a /dev/a\n\n   \nname-alone\n"), []);
+        assert_eq!(BootVolume::of_crypttab(r" #a /dev/a"), []);
+        assert_eq!(only(r"\043a /dev/a").name, "#a");
         assert_eq!(BootVolume::of_crypttab("a /dev/a\nb /dev/b -\n").len(), 2);
     }
 }

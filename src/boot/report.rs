@@ -2,15 +2,15 @@
 //! `status` and later passes of the boot step read it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 use crate::measurement::{Digest, PcrBank, PcrValues};
+use crate::public_file;
 use crate::secret::VolumeKey;
 
 use super::latch::volume_measurement;
@@ -164,13 +164,7 @@ impl BootReport {
     /// # Errors
     /// Those of writing.
     pub fn write(&self, root: &Path) -> io::Result<()> {
-        let path = root.join(BOOT_REPORT);
-        fs::create_dir_all(path.parent().unwrap_or(root))?;
-        let new = path.with_extension("new");
-        let mut file = File::create(&new)?;
-        file.set_permissions(Permissions::from_mode(0o644))?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        fs::rename(&new, path)
+        public_file::replace(&root.join(BOOT_REPORT), &serde_json::to_vec_pretty(self)?)
     }
 
     /// Notes what became of a volume, in place of what an earlier pass noted.

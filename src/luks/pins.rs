@@ -1,9 +1,8 @@
 //! The file of pinned volumes, `/etc/vmseal/pins.json`.
 
 use std::fmt;
-use std::fs::{self, File, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::LuksError;
 use super::lock::MetadataLock;
 use super::pin::{Entry, Pin, PinMismatch, digest_of, mismatch};
+use crate::public_file::{self, folder_of};
 
 /// How long another enrolment that writes its pin is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -162,7 +162,7 @@ impl Pins {
     /// Those of [`Pins::read`] and [`Pins::write`].
     pub fn update(path: &Path, change: impl FnOnce(&mut Self)) -> Result<(), PinsError> {
         let failed = |kind| PinsError::Io { path: path.into(), kind };
-        let directory = directory_of(path);
+        let directory = folder_of(path);
         fs::create_dir_all(directory).map_err(|error| failed(error.kind()))?;
         // The directory, for the file itself is replaced.
         let _lock = MetadataLock::acquire(directory, PATIENCE).map_err(|error| match error {
@@ -180,39 +180,9 @@ impl Pins {
     /// # Errors
     /// [`PinsError::Io`].
     pub fn write(&self, path: &Path) -> Result<(), PinsError> {
-        self.replace(path).map_err(|error| PinsError::Io { path: path.into(), kind: error.kind() })
-    }
-
-    fn replace(&self, path: &Path) -> io::Result<()> {
-        let directory = directory_of(path);
-        fs::create_dir_all(directory)?;
-        let mut new = path.as_os_str().to_owned();
-        new.push(format!(".{}.new", std::process::id()));
-        let new = PathBuf::from(new);
-        let written = self.write_new(&new).and_then(|()| fs::rename(&new, path));
-        if written.is_err() {
-            // Nothing is lost by a left-over that cannot be removed.
-            let _ = fs::remove_file(&new);
-        }
-        written?;
-        File::open(directory)?.sync_all()
-    }
-
-    fn write_new(&self, path: &Path) -> io::Result<()> {
-        let mut file = File::create(path)?;
-        // Whatever the umask: an initramfs builder and status read it.
-        file.set_permissions(Permissions::from_mode(0o644))?;
-        let mut text = serde_json::to_string_pretty(&self.entries)?;
-        text.push('\n');
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    }
-}
-
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+        let text = serde_json::to_string_pretty(&self.entries).map_err(io::Error::from);
+        text.and_then(|text| public_file::replace(path, format!("{text}\n").as_bytes()))
+            .map_err(|error| PinsError::Io { path: path.into(), kind: error.kind() })
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
+use crate::boot::{crypttab_device, crypttab_lines};
 use crate::error::Error;
 
 /// Most bytes of the file.
@@ -52,31 +53,23 @@ impl Crypttab {
         }
     }
 
-    fn lines(&self) -> impl Iterator<Item = Vec<String>> + '_ {
-        let lines = self.bytes.split(|byte| *byte == b'\n').map(String::from_utf8_lossy);
-        let lines = lines.map(|line| line.split_whitespace().map(str::to_owned).collect());
-        lines.filter(|words: &Vec<String>| {
-            words.first().is_some_and(|first| !first.starts_with('#'))
-        })
+    fn lines(&self) -> Vec<Vec<String>> {
+        crypttab_lines(&String::from_utf8_lossy(&self.bytes)).collect()
     }
 
     /// The line of the volume with this UUID, or on this device.
     pub fn entry(&self, uuid: &str, device: &Path) -> Option<Entry> {
-        let is_of = |source: &str| {
-            let source = source.replace('"', "");
-            let by_uuid = source.strip_prefix("UUID=");
-            let by_path = source.strip_prefix("/dev/disk/by-uuid/");
-            by_uuid.or(by_path).is_some_and(|found| found.eq_ignore_ascii_case(uuid))
-                || Path::new(&source) == device
-        };
-        let words = self.lines().find(|words| words.get(1).is_some_and(|word| is_of(word)))?;
+        let by_uuid = crypttab_device(&format!("UUID={uuid}"));
+        let is_of =
+            |source: &String| [by_uuid.as_path(), device].contains(&&*crypttab_device(source));
+        let words = self.lines().into_iter().find(|words| words.get(1).is_some_and(is_of))?;
         let key_file = words.get(2).filter(|word| !matches!(word.as_str(), "none" | "-"));
         Some(Entry { name: words.first()?.clone(), key_file: key_file.cloned() })
     }
 
     /// Whether a line opens something under this name.
     pub fn has_name(&self, name: &str) -> bool {
-        self.lines().any(|words| words.first().is_some_and(|first| first == name))
+        self.lines().iter().any(|words| words.first().is_some_and(|first| first == name))
     }
 
     /// Adds a line and writes the file so that after a crash it is the old or the new one, with the
