@@ -195,8 +195,8 @@ fn dry_run(
     Ok(())
 }
 
-/// Keeps the events of the boot that was sealed to for explanations. Without them a refusal says less, so that nothing
-/// fails where they cannot be written.
+/// Keeps the events of the boot that was sealed to, for explanations. Without them a refusal says
+/// less, so that nothing fails where they cannot be written.
 fn keep_expected(
     global: &Global,
     plan: &Plan,
