@@ -113,12 +113,14 @@ impl Initramfs {
     }
 }
 
-/// The program is in another package than this test.
+/// The program is in another package than this test. A release: among the debug builds it would take
+/// the place of the one that the tests of its own package run, which has more features.
 fn program() -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--package", "vmseal-boot"]).current_dir(project());
-    assert!(cargo.status().unwrap().success(), "{cargo:?}");
-    Path::new(env!("CARGO_BIN_EXE_vmseal")).with_file_name("vmseal-boot")
+    cargo.args(["build", "--release", "--quiet", "--package", "vmseal-boot"]);
+    assert!(cargo.current_dir(project()).status().unwrap().success(), "{cargo:?}");
+    let target = Path::new(env!("CARGO_BIN_EXE_vmseal")).ancestors().nth(2).unwrap();
+    target.join("release/vmseal-boot")
 }
 
 fn initramfs_tools(release: &str) {
