@@ -10,6 +10,7 @@ use crate::luks::{LuksError, PinMismatch, PinsError, Unpinnable};
 use crate::measurement::text::printable;
 use crate::measurement::{EventLogError, PcrBank, PcrError, PcrIndex, UserspaceLogError};
 use crate::prediction::NotReproduced;
+use crate::reseal::StoreError;
 use crate::token::TokenError;
 use crate::tpm::{Lockout, TpmError};
 
@@ -23,6 +24,8 @@ pub enum Error {
     Luks(LuksError),
     /// The file of pins.
     Pins(PinsError),
+    /// The state or the journal of what was approved.
+    Store(StoreError),
     /// The header is not the pinned one.
     NotPinned(PinMismatch),
     /// What is on the device cannot be compared with any pin. Stock tools may read more into it.
@@ -240,6 +243,7 @@ impl Error {
             | Self::NoSuchEntry { .. } => Exit::Usage,
             Self::Luks(_)
             | Self::Pins(_)
+            | Self::Store(_)
             | Self::Unpinnable(_)
             | Self::LogMissing { .. }
             | Self::LogMalformed { .. }
@@ -286,6 +290,7 @@ impl fmt::Display for Error {
             Self::Tpm(error) => error.fmt(f),
             Self::Luks(error) => error.fmt(f),
             Self::Pins(error) => error.fmt(f),
+            Self::Store(error) => error.fmt(f),
             Self::NotPinned(error) => write!(f, "not the pinned volume: {error}"),
             Self::NotComparable { cause } => write!(f, "not the pinned volume: {cause}"),
             Self::StillOpen { name, cause } => {
@@ -389,5 +394,5 @@ macro_rules! from {
     };
 }
 
-from!(TpmError => Tpm, LuksError => Luks, PinsError => Pins, PinMismatch => NotPinned,
+from!(TpmError => Tpm, LuksError => Luks, PinsError => Pins, StoreError => Store, PinMismatch => NotPinned,
       Unpinnable => Unpinnable, PcrError => Pcrs);
