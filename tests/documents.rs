@@ -32,8 +32,8 @@ fn options(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-const COMMANDS: [&str; 8] =
-    ["enroll", "adopt", "unlock", "status", "revoke", "eventlog", "explain", "predict"];
+const COMMANDS: [&str; 9] =
+    ["enroll", "adopt", "unlock", "status", "revoke", "eventlog", "explain", "predict", "journal"];
 
 #[test]
 fn manual_and_help_name_the_same_options() {

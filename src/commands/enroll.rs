@@ -18,8 +18,9 @@ use vmseal::policy::{AuthorityKey, with_latch};
 use vmseal::recovery::RecoveryKey;
 use vmseal::tpm::{Tpm, TpmError};
 
+use super::keeper::{Announced, Keeper};
 use super::terminal::{self, Talk};
-use super::{Done, inputs};
+use super::{Done, account, inputs};
 use crate::cli::{Enroll, Global};
 
 /// Plans, asks for the passphrase, seals, and says what was done.
@@ -68,9 +69,25 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     // A recovery key must fit as well, or nothing is written.
     let extra: Vec<Value> =
         args.recovery_key.then(|| enroll::recovery_token(31)).into_iter().collect();
-    let with =
-        With { pins: &global.pins, extra: &extra, pin: pin.as_ref(), approvals: &sources.gather() };
-    let enrolled = enroll::apply(&mut device, (opened, &key), &tpm, &plan, &with)?;
+    let keeper = Keeper::of(global, &args.volume.device, device.metadata().uuid(), talk);
+    let announced = keeper
+        .as_ref()
+        .map(|keeper| {
+            account::announce(keeper, &plan, plan_json(&plan), args.recovery_key, device.metadata())
+        })
+        .transpose()?;
+    let with = With {
+        pins: &global.pins,
+        extra: &extra,
+        pin: pin.as_ref(),
+        approvals: &sources.gather(),
+        journal_head: announced.as_ref().map(Announced::head),
+    };
+    let enrolled = enroll::apply(&mut device, (opened, &key), &tpm, &plan, &with);
+    if let Some(announced) = &announced {
+        account::conclude(global, announced, &plan, enrolled.as_ref());
+    }
+    let enrolled = enrolled?;
     keep_expected(global, &plan, &enrolled, logs.as_ref(), talk);
     if args.recovery_key {
         enroll::add_recovery_key(&mut device, &key, |recovery, keyslot| {

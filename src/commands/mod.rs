@@ -1,12 +1,16 @@
 //! One file a verb: gather, call the library, print.
 
+mod account;
 mod adopt;
+mod boots;
 mod enroll;
 mod eventlog;
 mod explain;
 mod generate;
 mod hint;
 mod inputs;
+mod journal;
+mod keeper;
 mod predict;
 mod revoke;
 mod seal_point;
@@ -35,6 +39,7 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Eventlog(args) => eventlog::run(&cli.global, args, talk),
         Command::Explain(args) => explain::run(&cli.global, args, talk),
         Command::Predict(args) => predict::run(&cli.global, args, talk),
+        Command::Journal(args) => journal::run(&cli.global, args, talk),
         Command::Generate(args) => generate::run(args),
     };
     match done {

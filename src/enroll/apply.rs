@@ -12,7 +12,7 @@ use crate::boot::{self, Approvals, Choice, Judgement, Verdict};
 use crate::error::Error;
 use crate::luks::{Device, Metadata, Pin, Pins};
 use crate::secret::{KeyslotPassphrase, TypedPin, VolumeKey};
-use crate::token::{BootEntry, PinDerivation, Record, Sealed, SystemdTpm2};
+use crate::token::{BootEntry, JournalHead, PinDerivation, Record, Sealed, SystemdTpm2};
 use crate::tpm::{StorageKey, Tpm, TpmError};
 
 use super::keyslots::{first_free_keyslot, sealed_keyslots};
@@ -68,6 +68,8 @@ pub struct With<'a> {
     pub extra: &'a [Value],
     /// The PIN, where the plan wants one.
     pub pin: Option<&'a TypedPin>,
+    /// Where the journal ends that tells of this, for the record.
+    pub journal_head: Option<JournalHead>,
     /// Approvals, to prove a keyslot that an authority's signature opens.
     pub approvals: &'a Approvals,
 }
@@ -102,6 +104,8 @@ pub fn apply(
         record.generation = record.generation.saturating_add(1);
         record.pending = None;
         record.pin = Some(pin_entry.clone());
+        // One of another system's journal stays where this one has none.
+        record.journal_head = with.journal_head.or(record.journal_head);
         record
     };
     if approve(LONGEST).entries.len() > Record::MAX_ENTRIES {
@@ -162,7 +166,8 @@ pub fn apply(
     enrolled.kept = other.into_iter().map(|(id, _)| id).collect();
     for (id, _) in same {
         // What has not been seen to open replaces nothing.
-        let gone = proven && super::revoke(device, super::Target::Keyslot(id)).is_ok();
+        let gone =
+            proven && super::revoke(device, super::Target::Keyslot(id), with.journal_head).is_ok();
         let list = if gone { &mut enrolled.superseded } else { &mut enrolled.kept };
         list.push(id);
     }

@@ -14,4 +14,4 @@ pub use apply::{Enrolled, With, apply, check_pinned};
 pub use keyslots::KeyslotUse;
 pub use plan::{Chosen, Plan, plan, plan_without_log};
 pub use recovery::{add_recovery_key, recovery_token};
-pub use revoke::{Revoked, Target, revoke};
+pub use revoke::{Revoked, Target, check_revocable, revoke};

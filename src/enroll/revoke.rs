@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::luks::{Device, LuksError, Metadata};
-use crate::token::{Record, SystemdTpm2};
+use crate::token::{JournalHead, Record, SystemdTpm2};
 
 use super::keyslots::{is_sealed, named_keyslots, without_tpm};
 
@@ -26,14 +26,39 @@ pub struct Revoked {
     pub tokens: Vec<u32>,
 }
 
-/// Removes keyslots and tokens.
+/// Removes keyslots and tokens. `journal_head` is where the journal ends that tells of it, for the
+/// record.
 ///
 /// # Errors
 /// [`Error::LastKeyslot`] where no keyslot that opens without a TPM would be left;
 /// [`Error::NotSealed`] where a token names a keyslot that may open without the TPM after all;
 /// [`Error::NothingToRevoke`]; the header's own.
-pub fn revoke(device: &mut Device, target: Target) -> Result<Revoked, Error> {
-    let metadata = device.metadata();
+pub fn revoke(
+    device: &mut Device,
+    target: Target,
+    journal_head: Option<JournalHead>,
+) -> Result<Revoked, Error> {
+    let (keyslots, tokens) = doomed(device.metadata(), target)?;
+    for keyslot in &keyslots {
+        device.remove_keyslot(*keyslot)?;
+    }
+    for token in &tokens {
+        device.remove_token(*token)?;
+    }
+    forget(device, &keyslots, journal_head)?;
+    Ok(Revoked { keyslots, tokens })
+}
+
+/// Whether a target can be removed, without removing it.
+///
+/// # Errors
+/// Those of [`revoke`] that come before anything is changed.
+pub fn check_revocable(metadata: &Metadata, target: Target) -> Result<(), Error> {
+    doomed(metadata, target).map(|_| ())
+}
+
+/// The keyslots and tokens that are to go.
+fn doomed(metadata: &Metadata, target: Target) -> Result<(Vec<u32>, Vec<u32>), Error> {
     let keyslots = match target {
         Target::Keyslot(keyslot) if metadata.keyslots().iter().any(|slot| slot.id == keyslot) => {
             vec![keyslot]
@@ -41,12 +66,12 @@ pub fn revoke(device: &mut Device, target: Target) -> Result<Revoked, Error> {
         Target::Keyslot(keyslot) => return Err(LuksError::NoSuchKeyslot { keyslot }.into()),
         Target::Tpm => sealed_by_tpm(metadata)?,
     };
-    let doomed = |token: &Value| match target {
+    let is_doomed = |token: &Value| match target {
         // A token that serves other keyslots too stays; libcryptsetup takes this one out of it.
         Target::Keyslot(keyslot) => named_keyslots(token) == [keyslot],
         Target::Tpm => SystemdTpm2::is_type_of(token) || Record::is_type_of(token),
     };
-    let tokens = metadata.tokens().into_iter().filter(|(_, token)| doomed(token));
+    let tokens = metadata.tokens().into_iter().filter(|(_, token)| is_doomed(token));
     let tokens: Vec<u32> = tokens.map(|(id, _)| id).collect();
     if keyslots.is_empty() && tokens.is_empty() {
         return Err(Error::NothingToRevoke);
@@ -55,14 +80,7 @@ pub fn revoke(device: &mut Device, target: Target) -> Result<Revoked, Error> {
     if !keyslots.is_empty() && ways_in.iter().all(|slot| keyslots.contains(slot)) {
         return Err(Error::LastKeyslot { keyslot: ways_in.first().copied() });
     }
-    for keyslot in &keyslots {
-        device.remove_keyslot(*keyslot)?;
-    }
-    for token in &tokens {
-        device.remove_token(*token)?;
-    }
-    forget(device, &keyslots)?;
-    Ok(Revoked { keyslots, tokens })
+    Ok((keyslots, tokens))
 }
 
 /// The keyslots that the TPM tokens name, if each is a sealed one.
@@ -86,13 +104,18 @@ fn sealed_by_tpm(metadata: &Metadata) -> Result<Vec<u32>, Error> {
 }
 
 /// Takes the entries of removed keyslots out of the record.
-fn forget(device: &mut Device, keyslots: &[u32]) -> Result<(), Error> {
+fn forget(
+    device: &mut Device,
+    keyslots: &[u32],
+    journal_head: Option<JournalHead>,
+) -> Result<(), Error> {
     let Some((id, Ok(mut record))) = Record::find(&device.metadata().tokens()) else {
         return Ok(());
     };
     let before = record.entries.len();
     record.entries.retain(|entry| !keyslots.contains(&entry.keyslot));
     if record.entries.len() != before {
+        record.journal_head = journal_head.or(record.journal_head);
         device.replace_token(id, &record.to_json())?;
     }
     Ok(())
