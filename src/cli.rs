@@ -93,6 +93,8 @@ pub enum Command {
     Explain(Explain),
     /// Tell the PCR values of the next boot, entry by entry, before it happens
     Predict(Box<Predict>),
+    /// Show what was approved on this machine, by whom, and whether that account is whole
+    Journal(Journal),
     /// Print a completion script
     #[command(hide = true)]
     Generate(Generate),
@@ -395,6 +397,17 @@ pub struct Predict {
     /// PCR banks to predict, of those in the log
     #[arg(long)]
     pub bank: Vec<PcrBank>,
+}
+
+/// `vmseal journal`
+#[derive(Debug, Args)]
+pub struct Journal {
+    /// Volumes whose records know where the journal ended [default: those of the state]
+    #[arg(value_name = "DEVICE")]
+    pub devices: Vec<PathBuf>,
+    /// Compare the journal with the state and the records, and fail when it is not whole
+    #[arg(long)]
+    pub verify: bool,
 }
 
 /// `vmseal generate`

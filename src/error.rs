@@ -13,6 +13,7 @@ use crate::exit::Exit;
 use crate::luks::{LuksError, PinMismatch, PinsError, Unpinnable};
 use crate::measurement::{EventLogError, PcrBank, PcrError, PcrIndex, UserspaceLogError};
 use crate::prediction::NotReproduced;
+use crate::reseal::StoreError;
 use crate::token::TokenError;
 use crate::tpm::{Lockout, TpmError};
 
@@ -26,6 +27,8 @@ pub enum Error {
     Luks(LuksError),
     /// The file of pins.
     Pins(PinsError),
+    /// The state or the journal of what was approved.
+    Store(StoreError),
     /// The header is not the pinned one.
     NotPinned(PinMismatch),
     /// What is on the device cannot be compared with any pin. Stock tools may read more into it.
@@ -278,6 +281,7 @@ impl Error {
             Self::Authority(_) => Exit::Refused,
             Self::Luks(_)
             | Self::Pins(_)
+            | Self::Store(_)
             | Self::Unpinnable(_)
             | Self::LogMissing { .. }
             | Self::LogMalformed { .. }
@@ -335,7 +339,7 @@ macro_rules! from {
     };
 }
 
-from!(TpmError => Tpm, LuksError => Luks, PinsError => Pins, PinMismatch => NotPinned,
+from!(TpmError => Tpm, LuksError => Luks, PinsError => Pins, StoreError => Store, PinMismatch => NotPinned,
       Unpinnable => Unpinnable, PcrError => Pcrs);
 #[cfg(feature = "cli")]
 from!(AuthorityError => Authority);

@@ -26,6 +26,7 @@
 //! | [`tpm`] | the TPM: the only room that names tss_esapi | |
 //! | [`luks`] | LUKS2 header, pin, keyslots: the only room that names libcryptsetup | |
 //! | [`enroll`] | plan an enrolment, apply it, take it back; attach data volumes | |
+//! | [`reseal`] | what was approved on this machine: the state, the journal and whether it is whole | |
 //! | [`boot`] | which volumes; pin, choose, unseal, open, latch; the seal point; what was seen | |
 //! | [`prompt`], `public_file` | asking for a secret on a terminal; files replaced whole | |
 //! | [`recovery`], [`secret`] | recovery keys; bytes that are zeroed on drop | yes |
@@ -44,6 +45,7 @@
 //! *KeyslotPassphrase* of a *Keyslot*; a *Token* ties the two together. An *Artifact* is a file or
 //! variable that a boot to come measures, a *Prediction* what its PCRs will then hold. The *Pin* is the volume's
 //! identity, the *Latch* the end of all releases for this boot, the *SealPoint* the moment before.
+//! The *Journal* is the account of what was approved, its *JournalHead* where it ended when somebody noted it.
 //! A *BootEntry* is one approved boot, its *Generation* the approval's number.
 
 pub mod artifact;
@@ -64,6 +66,7 @@ pub mod prediction;
 pub mod prompt;
 mod public_file;
 pub mod recovery;
+pub mod reseal;
 pub mod secret;
 pub mod token;
 pub mod tpm;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -121,6 +122,11 @@ fn a_data_volume_opens_by_a_key_file_that_only_root_reads() {
     let kdf = &system.image.metadata()["keyslots"]["1"]["kdf"];
     assert_eq!((&kdf["type"], &kdf["iterations"]), (&"pbkdf2".into(), &1000.into()));
 
+    let journal = run(&mut system.command(&["journal", "--json"])).ok().json();
+    let body = |line: usize| journal["lines"][line]["body"].clone();
+    assert_eq!((&body(0)["policy"], &body(0)["name"]), (&"key-file".into(), &name.into()));
+    assert_eq!((&body(1)["of"], &body(1)["keyslot"]), (&1.into(), &1.into()));
+
     // Once more: nothing changes.
     let (disk, key) = (system.image.snapshot(), fs::read(system.key()).unwrap());
     let said = system.attach(&["--json"]).ok().json();
@@ -227,33 +233,58 @@ fn a_token_does_not_make_a_passphrase_a_key_file_nor_a_key_file_a_way_in() {
     system.refuses(|system| system.attach(&[]));
 }
 
-/// `kill -9` at every system call by which a file or the disk changes.
+/// System calls by which a file or the disk changes. strace counts the calls of each name by itself.
+const CALLS: [&str; 10] = [
+    "write",
+    "pwrite64",
+    "fsync",
+    "fdatasync",
+    "fchmod",
+    "chmod",
+    "mkdir",
+    "rename",
+    "renameat",
+    "unlink",
+];
+
+/// Kills the command as it enters `call` for the `nth` time. Whether it was killed.
+fn is_killed(command: &Command, call: &str, nth: usize) -> bool {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", &format!("--trace={call}")]);
+    strace.arg(format!("--inject={call}:signal=KILL:when={nth}"));
+    strace.env("TPM2TOOLS_TCTI", "device:/nonexistent");
+    let ran = run(strace.arg(command.get_program()).args(command.get_args()));
+    assert!(matches!(ran.code, None | Some(0)), "{call} {nth}: {ran:#?}");
+    ran.code.is_none()
+}
+
 #[test]
 fn killed_at_any_instant_the_next_run_completes_it() {
-    let calls = "write,pwrite64,fsync,fdatasync,fchmod,chmod,mkdir,rename,renameat,unlink";
-    let mut points = 0;
-    for nth in 1..400 {
-        let system = System::new();
-        let command = system.attach_command(&[]);
-        let mut strace = Command::new("strace");
-        strace.args(["-f", "-qq", "-o", "/dev/null", &format!("--trace={calls}")]);
-        strace.arg(format!("--inject={calls}:signal=KILL:when={nth}"));
-        strace.env("TPM2TOOLS_TCTI", "device:/nonexistent");
-        let ran = run(strace.arg(command.get_program()).args(command.get_args()));
-        if ran.code == Some(0) {
-            break;
+    let mut points = BTreeMap::new();
+    for (call, nth) in CALLS.iter().flat_map(|call| (1..400).map(move |nth| (*call, nth))) {
+        if points.get(call).is_some_and(|(_, ended)| *ended) {
+            continue;
         }
-        assert_eq!(ran.code, None, "{ran:#?}");
-        points += 1;
-        assert!(system.image.opens_with(PASSPHRASE), "{nth}");
-        assert!(system.crypttab().starts_with(CRYPTTAB), "{nth}");
+        let system = System::new();
+        let killed = is_killed(&system.attach_command(&[]), call, nth);
+        points.insert(call, (nth - usize::from(!killed), !killed));
+        if !killed {
+            continue;
+        }
+        let point = format!("{call} {nth}");
+        assert!(system.image.opens_with(PASSPHRASE), "{point}");
+        assert!(system.crypttab().starts_with(CRYPTTAB), "{point}");
         system.uses();
         system.attach(&[]).ok();
-        assert!(system.opens_by_key(), "{nth}");
-        assert_eq!(system.uses(), ["passphrase", "key file"], "{nth}");
-        assert_eq!(system.crypttab().matches("UUID=6a").count(), 1, "{nth}: one line");
+        assert!(system.opens_by_key(), "{point}");
+        assert_eq!(system.uses(), ["passphrase", "key file"], "{point}");
+        assert_eq!(system.crypttab().matches("UUID=6a").count(), 1, "{point}: one line");
         let left = fs::read_dir(system.path("etc/vmseal/keys")).unwrap().count();
-        assert_eq!(left, 1, "{nth}: no half-written key");
+        assert_eq!(left, 1, "{point}: no half-written key");
+        let verified = run(&mut system.command(&["journal", "--verify"]));
+        assert_eq!(verified.code, Some(0), "{point}: {verified:#?}");
     }
-    assert!((8..399).contains(&points), "{points} points");
+    for call in ["write", "fsync", "mkdir", "rename"] {
+        assert!(points[call].0 > 0, "{points:?}");
+    }
 }

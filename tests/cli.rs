@@ -90,7 +90,7 @@ fn bad_pcr_lists_and_tctis_are_wrong_arguments() {
 fn help_and_version_go_to_standard_output() {
     assert!(stdout(&["--version"]).starts_with("vmseal "));
     let help = stdout(&["--help"]);
-    for verb in ["enroll", "unlock", "status", "revoke", "eventlog", "explain"] {
+    for verb in ["enroll", "unlock", "status", "revoke", "eventlog", "explain", "journal"] {
         assert!(help.contains(verb), "{verb}");
         assert!(stdout(&[verb, "--help"]).contains("Usage: vmseal"), "{verb}");
     }

@@ -32,7 +32,7 @@ fn options(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "enroll",
     "adopt",
     "unlock",
@@ -42,6 +42,7 @@ const COMMANDS: [&str; 9] = [
     "eventlog",
     "explain",
     "predict",
+    "journal",
 ];
 
 #[test]

@@ -1,8 +1,9 @@
 //! `/var/lib/vmseal/tpm2-pcr-signature.json`: what this machine's key has signed, in systemd's form,
 //! for whoever brings it to a boot without `vmseal-boot`.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ pub fn leave_signatures(
 ) -> io::Result<PathBuf> {
     let path = root.join(SIGNATURE_FILE);
     let folder = path.parent().unwrap_or(root);
-    fs::create_dir_all(folder)?;
+    // The journal and the state lie there too.
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let _lock = MetadataLock::acquire(folder, PATIENCE).map_err(io::Error::other)?;
     let mut signatures = verified(&read(&path), keys);
     signatures.merge(verified(new, keys));

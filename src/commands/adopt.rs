@@ -6,8 +6,10 @@ use vmseal::boot::{self, Choice, Sources, Verdict};
 use vmseal::coverage::{BootPath, Coverage};
 use vmseal::enroll::{self, Adopted, Adoption};
 use vmseal::luks::{Device, HeaderCopy, Metadata, Pins};
+use vmseal::reseal::{Approved, Kind, VolumeState};
 use vmseal::tpm::Tpm;
 
+use super::keeper::{Announced, Keeper};
 use super::rebuild::{Carried, Integration};
 use super::seal_point::Pcrs;
 use super::terminal::{self, Talk};
@@ -53,7 +55,19 @@ pub fn run(global: &Global, args: &Adopt, talk: Talk) -> Done {
     drop(passphrase);
     // Somebody may have changed the header while the passphrase was typed.
     let adoption = plan(device.metadata(), &tpm, &pcrs, &sources)?;
-    enroll::adopt(&mut device, &key, &global.pins, &adoption)?;
+    let keeper = Keeper::of(global, path, device.metadata().uuid(), talk);
+    let tokens = || json!({ "tokens": adoption.tokens.iter().map(token_json).collect::<Vec<_>>() });
+    let announced = keeper.as_ref().map(|keeper| keeper.announce(Kind::Adopt, tokens(), |_| ()));
+    let announced = announced.transpose()?;
+    let head = announced.as_ref().map(Announced::head);
+    let adopted = enroll::adopt(&mut device, &key, &global.pins, &adoption, head);
+    if let Some(announced) = &announced {
+        match &adopted {
+            Ok(()) => announced.conclude(Kind::Apply, json!({}), |volume| enter(volume, &adoption)),
+            Err(error) => announced.refuse(error, |_| ()),
+        }
+    }
+    adopted?;
     report(talk, &adoption, true);
     talk.prose(format_args!(
         "pinned volume {} in {}",
@@ -96,6 +110,18 @@ fn plan(metadata: &Metadata, tpm: &Tpm, pcrs: &Pcrs, sources: &Sources) -> Resul
     let mut judgements = choice.judge(pcr);
     boot::name_foreign(&mut judgements, tpm)?;
     Adoption::plan(metadata, judgements, pcrs.logs.as_ref(), pcr)
+}
+
+/// Enters this boot as approved for each token that opens in it, and is not entered yet.
+fn enter(volume: &mut VolumeState, adoption: &Adoption) {
+    for entry in adoption.tokens.iter().filter_map(|token| token.entry.as_ref()) {
+        if volume.entry_mut(&entry.policy_hash, &entry.values).is_none() {
+            let generation = volume.generation.saturating_add(1);
+            let mut approved = Approved::new(entry.policy_hash, entry.values.clone(), generation);
+            approved.keyslot = Some(entry.keyslot);
+            volume.approve(approved);
+        }
+    }
 }
 
 /// What whoever relies on the tokens should know.
@@ -153,7 +179,7 @@ fn report(talk: Talk, adoption: &Adoption, pinned: bool) {
 }
 
 fn token_json(adopted: &Adopted) -> Value {
-    let Adopted { judgement, recorded, uncovered, latchable } = adopted;
+    let Adopted { judgement, recorded, uncovered, latchable, .. } = adopted;
     let token = judgement.verdict.token();
     json!({
         "token": judgement.token,

@@ -3,15 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use vmseal::Error;
 use vmseal::enroll::attach::{
     self, Attached, Crypttab, Entry, KEYS_FOLDER, KeyFile, is_name, is_root_encrypted,
 };
 use vmseal::enroll::{check_pinned, pin_volume};
 use vmseal::luks::{Device, HeaderCopy, Metadata};
+use vmseal::reseal::Kind;
+use vmseal::secret::VolumeKey;
 
 use super::Done;
+use super::keeper::Keeper;
 use super::terminal::{self, Talk};
 use crate::cli::{Enroll, Global};
 
@@ -57,20 +60,43 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     if file.is_new() {
         attach::require_space(&device)?;
     }
+    let keeper = Keeper::of(global, path, device.metadata().uuid(), talk);
+    let what = json!({ "policy": "key-file", "key_file": line.key, "name": line.name });
+    let announced = keeper.as_ref().map(|keeper| keeper.announce(Kind::Enroll, what, |_| ()));
+    let announced = announced.transpose()?;
+    let made = make(global, (&mut device, &volume_key), &file, &line);
+    match (&made, &announced) {
+        (Ok((attached, is_written)), Some(announced)) => {
+            announced.conclude(Kind::Apply, to_json(&line, *attached, *is_written), |_| ());
+        }
+        (Err(error), Some(announced)) => announced.refuse(error, |_| ()),
+        (_, None) => {}
+    }
+    let (attached, is_written) = made?;
+    report(talk, &line, attached, is_written);
+    Ok(())
+}
+
+/// Writes. What cannot be finished is taken back. Returns whether crypttab has a new line, too.
+fn make(
+    global: &Global,
+    (device, volume_key): (&mut Device, &VolumeKey),
+    file: &KeyFile,
+    line: &Line,
+) -> Result<(Attached, bool), Error> {
     file.write()?;
     let attached =
-        attach::attach(&mut device, &volume_key, file.key()).inspect_err(|_| file.take_back())?;
+        attach::attach(device, volume_key, file.key()).inspect_err(|_| file.take_back())?;
     let uuid = device.metadata().uuid().to_owned();
     let finished =
-        pin_volume(&global.pins, device.metadata(), &volume_key).and_then(|_| line.write(&uuid));
+        pin_volume(&global.pins, device.metadata(), volume_key).and_then(|_| line.write(&uuid));
     let is_written = finished.inspect_err(|_| {
         // The pin is true in any case. The file goes last: without it nobody could tell the keyslot.
-        if attach::take_back(&mut device, attached).is_ok() {
+        if attach::take_back(device, attached).is_ok() {
             file.take_back();
         }
     })?;
-    report(talk, &line, attached, is_written);
-    Ok(())
+    Ok((attached, is_written))
 }
 
 impl Line {
@@ -127,16 +153,20 @@ impl Line {
     }
 }
 
+fn to_json(line: &Line, attached: Attached, is_written: bool) -> Value {
+    json!({
+        "keyslot": attached.keyslot,
+        "token": attached.token,
+        "added": attached.is_new,
+        "key_file": line.key,
+        "name": line.name,
+        "crypttab_written": is_written,
+    })
+}
+
 fn report(talk: Talk, line: &Line, attached: Attached, is_written: bool) {
     if talk.json {
-        talk.object(&json!({
-            "keyslot": attached.keyslot,
-            "token": attached.token,
-            "added": attached.is_new,
-            "key_file": line.key,
-            "name": line.name,
-            "crypttab_written": is_written,
-        }));
+        talk.object(&to_json(line, attached, is_written));
     }
     let is = if attached.is_new { "opens" } else { "opened already" };
     talk.prose(format_args!("the key file {} {is} keyslot {}", line.key, attached.keyslot));

@@ -18,11 +18,12 @@ use vmseal::policy::with_latch;
 use vmseal::recovery::RecoveryKey;
 use vmseal::tpm::{Tpm, TpmError};
 
+use super::keeper::{Announced, Keeper};
 use super::next_boot::{self, Prepared};
 use super::rebuild::{Carried, Integration};
 use super::signer::{Own, Signer};
 use super::terminal::{self, Talk};
-use super::{Done, inputs};
+use super::{Done, account, inputs};
 use crate::cli::{Enroll, Global, Rebuild};
 
 /// Plans, asks for the passphrase, seals, and says what was done.
@@ -71,6 +72,11 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     let mut device = open()?;
     let (opened, key) = device.open_keyslot(None, &passphrase).map_err(Error::from)?;
     drop(passphrase);
+    let keeper = Keeper::of(global, &args.volume.device, device.metadata().uuid(), talk);
+    // Before keys, pins and an initramfs are written for what could not be put on record.
+    if let Some(keeper) = &keeper {
+        keeper.check()?;
+    }
     if let Some(own) = own {
         own.write(global, &tpm, talk)?;
     }
@@ -95,15 +101,26 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     let mut approvals = sources.gather();
     let signatures = own.map(|own| own.sign(&plan, device.metadata())).transpose()?;
     approvals.signatures.merge(signatures.clone().unwrap_or_default());
+    let announced = keeper
+        .as_ref()
+        .map(|keeper| {
+            account::announce(keeper, &plan, plan_json(&plan), args.recovery_key, device.metadata())
+        })
+        .transpose()?;
     let with = With {
         pins: &global.pins,
         extra: &extra,
         pin: pin.as_ref(),
         approvals: &approvals,
+        journal_head: announced.as_ref().map(Announced::head),
         signatures: signatures.as_ref(),
         replaced: own.and_then(Own::old),
     };
-    let enrolled = enroll::apply(&mut device, (opened, &key), &tpm, &plan, &with)?;
+    let enrolled = enroll::apply(&mut device, (opened, &key), &tpm, &plan, &with);
+    if let Some(announced) = &announced {
+        account::conclude(global, announced, &plan, enrolled.as_ref());
+    }
+    let enrolled = enrolled?;
     keep_expected(global, &plan, &enrolled, (foreseen, logs.as_ref()), talk);
     let done =
         Report { plan: &plan, enrolled: &enrolled, prepared: prepared.as_ref(), is_next, own };

@@ -4,6 +4,7 @@ use vmseal::Error;
 use vmseal::authority::AuthorityError;
 use vmseal::boot::Lacking;
 use vmseal::luks::{LuksError, PinsError};
+use vmseal::reseal::StoreError;
 use vmseal::tpm::TpmError;
 
 /// One line of advice.
@@ -67,6 +68,25 @@ pub fn hint(error: &Error) -> Option<&'static str> {
             "run as root, or name another file with --pins FILE"
         }
         Error::Pins(_) => "repair or remove the pins file, then run: vmseal enroll DEVICE",
+        Error::Store(StoreError::Io { kind: std::io::ErrorKind::PermissionDenied, .. }) => {
+            "run as root"
+        }
+        Error::Store(StoreError::Io { .. }) => {
+            "make room, or repair the file system: what is not in the journal is not done"
+        }
+        Error::Store(StoreError::Busy { .. }) => {
+            "wait for the other program to end, then try again"
+        }
+        Error::Store(StoreError::Newer { .. }) => "use the vmseal that wrote it",
+        Error::Store(StoreError::Malformed { .. }) => {
+            "if you did not edit it, find out who did: vmseal journal --verify. Restore it, or move it away"
+        }
+        Error::Store(StoreError::TooLarge { .. } | StoreError::LineTooLong { .. }) => {
+            "move it to where it is kept: the next journal begins by saying that this one is gone"
+        }
+        Error::Store(StoreError::NotWhole { .. }) => {
+            "find out who changed it; the system journal has a copy of each line: journalctl -t vmseal"
+        }
         Error::NotPinned(_) => {
             "this is not the volume that was enrolled: do not type its passphrase; compare with a header backup. If you reencrypted it yourself, remove its entry from the pins file, then run: vmseal enroll DEVICE"
         }

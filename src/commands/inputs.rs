@@ -65,6 +65,12 @@ pub fn own_expected_folder(global: &Global) -> Option<&Path> {
     own.then(|| expected_folder(global))
 }
 
+/// Whether what is done is of the system that we run on, or of one that was named: not where only
+/// the log is another system's.
+pub fn is_own_system(global: &Global) -> bool {
+    global.eventlog.is_none() || global.root != Path::new("/")
+}
+
 /// Removes the expected events of a keyslot that is gone.
 pub fn forget_expected(global: &Global, keyslot: u32, talk: Talk) {
     let removed = own_expected_folder(global).map(|folder| boot::remove_expected(folder, keyslot));

@@ -1,8 +1,10 @@
 //! One file a verb: gather, call the library, print.
 
+mod account;
 mod adopt;
 mod attach;
 mod authority;
+mod boots;
 mod carriers;
 mod enroll;
 mod eventlog;
@@ -10,6 +12,8 @@ mod explain;
 mod generate;
 mod hint;
 mod inputs;
+mod journal;
+mod keeper;
 mod next_boot;
 mod predict;
 mod rebuild;
@@ -43,6 +47,7 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Eventlog(args) => eventlog::run(&cli.global, args, talk),
         Command::Explain(args) => explain::run(&cli.global, args, talk),
         Command::Predict(args) => predict::run(&cli.global, args, talk),
+        Command::Journal(args) => journal::run(&cli.global, args, talk),
         Command::Generate(args) => generate::run(args),
     };
     match done {

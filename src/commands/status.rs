@@ -11,6 +11,7 @@ use vmseal::luks::{HeaderCopy, LuksError, Metadata, Pin, Pins};
 use vmseal::token::Record;
 use vmseal::tpm::Tpm;
 
+use super::boots::TypedBoots;
 use super::seal_point::{Pcrs, Source};
 use super::terminal::Talk;
 use super::{Done, inputs};
@@ -50,6 +51,7 @@ pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
             }
         }
     }
+    let typed = TypedBoots::count(global);
     if talk.json {
         let volumes: Vec<_> = reports.iter().map(VolumeReport::to_json).collect();
         let lockout = lockout.map(|lockout| {
@@ -60,10 +62,14 @@ pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
         });
         talk.object(&json!({
             "seal_point": pcrs.source.name(), "lockout": lockout, "volumes": volumes,
+            "passphrase_boots": typed.as_ref().map(TypedBoots::to_json),
         }));
     }
     if let Some(lockout) = lockout.filter(|lockout| lockout.counter > 0) {
         talk.prose(lockout);
+    }
+    if let Some(typed) = typed {
+        typed.say(talk);
     }
     if reports.is_empty() {
         talk.remark("there is no LUKS2 volume");

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::luks::{Device, Metadata, Pin, Pins};
 use crate::measurement::{Digest, PcrBank, PcrIndex, PcrValues};
 use crate::secret::VolumeKey;
-use crate::token::{BootEntry, Record};
+use crate::token::{BootEntry, JournalHead, Record};
 use crate::tpm::TpmError;
 
 use super::apply::{check_pinned, pin_entry};
@@ -34,6 +34,8 @@ pub struct Adopted {
     pub judgement: Judgement,
     /// Whether the record tells of the boot that it is for, so that a refusal can name what differs.
     pub recorded: bool,
+    /// The boot that it is for, where that is this one.
+    pub entry: Option<BootEntry>,
     /// What it lets be changed; `None` where no event log tells what its PCRs stand for, or where it
     /// is not known which PCRs it looks at.
     pub uncovered: Option<Vec<Uncovered>>,
@@ -64,10 +66,11 @@ impl Adoption {
                 Verdict::Fits(candidate) => Some(&**candidate),
                 _ => None,
             };
-            if let Some(entry) = fits.and_then(|candidate| entry(candidate, logs, &pcr))
+            let entry = fits.and_then(|candidate| entry(candidate, logs, &pcr));
+            if let Some(entry) = &entry
                 && record.entry(&entry.policy_hash).is_none()
             {
-                record.entries.push(entry);
+                record.entries.push(entry.clone());
             }
             let token = judgement.verdict.token();
             let recorded = token
@@ -76,6 +79,7 @@ impl Adoption {
             let bound = fits.map(|candidate| selected(candidate).1);
             tokens.push(Adopted {
                 recorded,
+                entry,
                 uncovered: bound.zip(coverage.as_ref()).map(|(pcrs, all)| all.uncovered(&pcrs)),
                 latchable: token.is_some_and(|token| token.pcrs.pcrs.contains(&PcrIndex::LATCH)),
                 judgement,
@@ -90,7 +94,8 @@ impl Adoption {
     }
 }
 
-/// Pins the volume and writes the record, in this order: the pin is true in any case.
+/// Pins the volume and writes the record, in this order: the pin is true in any case. `journal_head`
+/// is where the journal ends that tells of it, for the record.
 ///
 /// # Errors
 /// [`Error::NotPinned`] where another pin is known; a header without room for the record is refused
@@ -100,6 +105,7 @@ pub fn adopt(
     key: &VolumeKey,
     pins: &Path,
     adoption: &Adoption,
+    journal_head: Option<JournalHead>,
 ) -> Result<(), Error> {
     let pin = Pin::of(device.metadata(), key)?;
     check_pinned(pins, device.metadata(), Some(key))?;
@@ -108,6 +114,7 @@ pub fn adopt(
     let mut record = adoption.record.clone();
     record.pin = pinned;
     if changes {
+        record.journal_head = journal_head.or(record.journal_head);
         device.require_space(0, &[record.to_json()], adoption.record_id)?;
     }
     Pins::update(pins, |pins| pins.set(&pin))?;

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::luks::{Device, Metadata, Pin, Pins};
 use crate::policy::{AuthorityKey, Signatures};
 use crate::secret::{KeyslotPassphrase, TypedPin, VolumeKey};
-use crate::token::{BootEntry, PinDerivation, Record, Sealed, SystemdTpm2};
+use crate::token::{BootEntry, JournalHead, PinDerivation, Record, Sealed, SystemdTpm2};
 use crate::tpm::{StorageKey, Tpm, TpmError};
 
 use super::keyslots::{first_free_keyslot, keyslots_of, sealed_keyslots};
@@ -82,6 +82,8 @@ pub struct With<'a> {
     pub extra: &'a [Value],
     /// The PIN, where the plan wants one.
     pub pin: Option<&'a TypedPin>,
+    /// Where the journal ends that tells of this, for the record.
+    pub journal_head: Option<JournalHead>,
     /// Approvals, to prove a keyslot that an authority's signature opens.
     pub approvals: &'a Approvals,
     /// The signatures that the record is to carry, where they are this machine's own.
@@ -123,6 +125,8 @@ pub fn apply(
         if let Some(signatures) = with.signatures {
             record.signatures = signatures.clone();
         }
+        // One of another system's journal stays where this one has none.
+        record.journal_head = with.journal_head.or(record.journal_head);
         record
     };
     let longest = approve(LONGEST);
@@ -186,7 +190,8 @@ pub fn apply(
     enrolled.kept = other.into_iter().map(|(id, _)| id).collect();
     for (id, _) in same {
         // What has not been seen to open replaces nothing.
-        let gone = proven && super::revoke(device, super::Target::Keyslot(id)).is_ok();
+        let gone =
+            proven && super::revoke(device, super::Target::Keyslot(id), with.journal_head).is_ok();
         let list = if gone { &mut enrolled.superseded } else { &mut enrolled.kept };
         list.push(id);
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::luks::{Device, LuksError, Metadata};
 use crate::policy::Signatures;
-use crate::token::{Record, SystemdTpm2};
+use crate::token::{JournalHead, Record, SystemdTpm2};
 
 use super::keyslots::{is_sealed, named_keyslots, without_tpm};
 
@@ -27,14 +27,39 @@ pub struct Revoked {
     pub tokens: Vec<u32>,
 }
 
-/// Removes keyslots and tokens.
+/// Removes keyslots and tokens. `journal_head` is where the journal ends that tells of it, for the
+/// record.
 ///
 /// # Errors
 /// [`Error::LastKeyslot`] where no keyslot that opens without a TPM would be left;
 /// [`Error::NotSealed`] where a token names a keyslot that may open without the TPM after all;
 /// [`Error::NothingToRevoke`]; the header's own.
-pub fn revoke(device: &mut Device, target: Target) -> Result<Revoked, Error> {
-    let metadata = device.metadata();
+pub fn revoke(
+    device: &mut Device,
+    target: Target,
+    journal_head: Option<JournalHead>,
+) -> Result<Revoked, Error> {
+    let (keyslots, tokens) = doomed(device.metadata(), target)?;
+    for keyslot in &keyslots {
+        device.remove_keyslot(*keyslot)?;
+    }
+    for token in &tokens {
+        device.remove_token(*token)?;
+    }
+    forget(device, target, &keyslots, journal_head)?;
+    Ok(Revoked { keyslots, tokens })
+}
+
+/// Whether a target can be removed, without removing it.
+///
+/// # Errors
+/// Those of [`revoke`] that come before anything is changed.
+pub fn check_revocable(metadata: &Metadata, target: Target) -> Result<(), Error> {
+    doomed(metadata, target).map(|_| ())
+}
+
+/// The keyslots and tokens that are to go.
+fn doomed(metadata: &Metadata, target: Target) -> Result<(Vec<u32>, Vec<u32>), Error> {
     let keyslots = match target {
         Target::Keyslot(keyslot) if metadata.keyslots().iter().any(|slot| slot.id == keyslot) => {
             vec![keyslot]
@@ -44,14 +69,14 @@ pub fn revoke(device: &mut Device, target: Target) -> Result<Revoked, Error> {
     };
     // A boot that knows the pin's digest alone finds the pin in the record, however it opens the volume.
     let is_pinning = |token: &Value| Record::parse(token).is_ok_and(|record| record.pin.is_some());
-    let doomed = |token: &Value| match target {
+    let is_doomed = |token: &Value| match target {
         // A token that serves other keyslots too stays; libcryptsetup takes this one out of it.
         Target::Keyslot(keyslot) => named_keyslots(token) == [keyslot],
         Target::Tpm => {
             SystemdTpm2::is_type_of(token) || (Record::is_type_of(token) && !is_pinning(token))
         }
     };
-    let tokens = metadata.tokens().into_iter().filter(|(_, token)| doomed(token));
+    let tokens = metadata.tokens().into_iter().filter(|(_, token)| is_doomed(token));
     let tokens: Vec<u32> = tokens.map(|(id, _)| id).collect();
     let is_telling = |(_, record): (u32, Result<Record, _>)| {
         record.is_ok_and(|record| !record.entries.is_empty() || !record.signatures.is_empty())
@@ -64,14 +89,7 @@ pub fn revoke(device: &mut Device, target: Target) -> Result<Revoked, Error> {
     if !keyslots.is_empty() && ways_in.iter().all(|slot| keyslots.contains(slot)) {
         return Err(Error::LastKeyslot { keyslot: ways_in.first().copied() });
     }
-    for keyslot in &keyslots {
-        device.remove_keyslot(*keyslot)?;
-    }
-    for token in &tokens {
-        device.remove_token(*token)?;
-    }
-    forget(device, target, &keyslots)?;
-    Ok(Revoked { keyslots, tokens })
+    Ok((keyslots, tokens))
 }
 
 /// The keyslots that the TPM tokens name, if each is a sealed one.
@@ -96,7 +114,12 @@ fn sealed_by_tpm(metadata: &Metadata) -> Result<Vec<u32>, Error> {
 
 /// Takes the entries of removed keyslots out of the record, and signatures that open nothing more;
 /// with all that needs the TPM, all but the pin.
-fn forget(device: &mut Device, target: Target, keyslots: &[u32]) -> Result<(), Error> {
+fn forget(
+    device: &mut Device,
+    target: Target,
+    keyslots: &[u32],
+    journal_head: Option<JournalHead>,
+) -> Result<(), Error> {
     let Some((id, Ok(mut record))) = Record::find(&device.metadata().tokens()) else {
         return Ok(());
     };
@@ -114,6 +137,7 @@ fn forget(device: &mut Device, target: Target, keyslots: &[u32]) -> Result<(), E
         record.signatures.retain(|key, _, _| keys.iter().any(|known| known == key));
     }
     if record != before {
+        record.journal_head = journal_head.or(record.journal_head);
         device.replace_token(id, &record.to_json())?;
     }
     Ok(())

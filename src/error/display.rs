@@ -12,6 +12,7 @@ impl fmt::Display for Error {
             Self::Tpm(error) => error.fmt(f),
             Self::Luks(error) => error.fmt(f),
             Self::Pins(error) => error.fmt(f),
+            Self::Store(error) => error.fmt(f),
             Self::NotPinned(error) => write!(f, "not the pinned volume: {error}"),
             Self::NotComparable { cause } => write!(f, "not the pinned volume: {cause}"),
             Self::StillOpen { name, cause } => {

@@ -3,6 +3,7 @@
 mod blob;
 mod esys;
 mod field;
+mod journal_head;
 mod pin;
 mod record;
 mod summary;
@@ -10,6 +11,7 @@ mod systemd_tpm2;
 
 pub use blob::SealedObject;
 pub use field::TokenError;
+pub use journal_head::{JournalHead, NoJournalHead};
 pub use pin::{PinDerivation, PinKeys};
 pub use record::{BootEntry, EntryState, Pending, Record};
 pub use summary::Summary;

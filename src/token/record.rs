@@ -7,14 +7,24 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::JournalHead;
 use super::field::{Fields, TokenError};
 use crate::measurement::{Digest, PcrBank, PcrIndex, PcrValues};
 use crate::policy::{PolicyDigest, Signatures};
 
 const TYPE: &str = "vmseal-record";
 const VERSION: u64 = 1;
-const KNOWN: [&str; 8] =
-    ["type", "keyslots", "version", "generation", "entries", "pending", "signatures", "pin"];
+const KNOWN: [&str; 9] = [
+    "type",
+    "keyslots",
+    "version",
+    "generation",
+    "entries",
+    "pending",
+    "signatures",
+    "pin",
+    "journal_head",
+];
 /// Bytes of each event's digest that the record keeps: enough to tell which event differs.
 const PREFIX: usize = 4;
 
@@ -68,6 +78,8 @@ pub struct Record {
     /// The volume's entry of the pins file, for a boot step that knows its digest alone
     /// (`vmseal.pin=`). Whoever has the disk can write another: only the digest makes it a pin.
     pub pin: Option<Value>,
+    /// Where the journal of the system that wrote this ended: what it holds is on record there.
+    pub journal_head: Option<JournalHead>,
     other: Map<String, Value>,
 }
 
@@ -166,6 +178,11 @@ impl Record {
                 signatures
             },
             pin: json.get("pin").filter(|pin| is_short(pin)).cloned(),
+            // What is no head tells nothing of any journal.
+            journal_head: json
+                .get("journal_head")
+                .and_then(Value::as_str)
+                .and_then(|text| text.parse().ok()),
             other: unknown(json, &KNOWN),
         })
     }
@@ -203,6 +220,9 @@ impl Record {
         }
         if let Some(pin) = self.pin.as_ref().filter(|pin| is_short(pin)) {
             json.insert("pin".into(), pin.clone());
+        }
+        if let Some(head) = self.journal_head {
+            json.insert("journal_head".into(), head.to_string().into());
         }
         if let Some(Pending { keyslot, mac }) = &self.pending {
             let pending = json!({ "keyslot": keyslot.to_string(), "mac": mac });
@@ -326,5 +346,18 @@ mod tests {
         assert!(matches!(Record::find(&tokens), Some((3, Ok(_)))));
         tokens.retain(|id, _| *id == 1);
         assert!(Record::find(&tokens).is_none());
+    }
+
+    #[test]
+    fn the_head_of_the_journal_is_kept_and_nothing_else_in_its_place() {
+        let hash = PcrBank::Sha256.hash(b"line");
+        let head = Some(JournalHead { seq: 7, hash, begin: [1; 4] });
+        let mut json = Record { journal_head: head, ..Record::default() }.to_json();
+        let record = Record::parse(&json).expect("a record");
+        assert_eq!((record.journal_head, record.to_json()), (head, json.clone()));
+        assert!(json["journal_head"].to_string().len() <= 100);
+        json["journal_head"] = "7:seven".into();
+        let record = Record::parse(&json).expect("a record");
+        assert_eq!(record.to_json().get("journal_head"), None);
     }
 }

@@ -68,6 +68,7 @@ impl Boot {
             pin: None,
             approvals: &approvals,
             signatures: None,
+            journal_head: None,
             replaced: None,
         };
         apply(&mut device, (opened, &key), &tpm, &plan, &with).unwrap();

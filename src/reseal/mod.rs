@@ -1,0 +1,25 @@
+//! What was approved on this machine, and who did it: the state and the journal.
+//!
+//! ```text
+//! Draft ── sign ──▶ Line ──▶ journal.jsonl
+//!                     └─▶ JournalHead ──▶ state.json, the record in the header
+//! ```
+//!
+//! The line is on the disk before its head is noted anywhere, and both before the change that they
+//! tell of: what opens a volume is on record, whatever instant the power fails at.
+
+mod error;
+mod journal;
+mod line;
+mod state;
+mod store;
+mod syslog;
+mod time;
+
+pub use error::StoreError;
+pub use journal::{Check, Finding, Verified, Witness, verify};
+pub use line::{Draft, Kind, Line, Sign, Signature, message};
+pub use state::{Approved, Standing, State, VolumeState};
+pub use store::{Locked, Seen, Store};
+pub use syslog::tell_syslog;
+pub use time::rfc3339;
