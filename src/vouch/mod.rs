@@ -1,0 +1,5 @@
+//! Who vouches for a boot file.
+
+mod digests;
+
+pub use digests::FileDigests;
