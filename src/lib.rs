@@ -27,6 +27,7 @@
 //! | [`luks`] | LUKS2 header, pin, keyslots: the only room that names libcryptsetup | |
 //! | [`enroll`] | plan an enrolment, apply it, take it back; attach data volumes | |
 //! | [`reseal`] | what was approved on this machine: the state, the journal and whether it is whole | |
+//! | `vouch` | who vouches for a boot file: a package, or this machine's hook; not in `vmseal-boot` | |
 //! | [`boot`] | which volumes; pin, choose, unseal, open, latch; the seal point; what was seen | |
 //! | [`prompt`], `public_file` | asking for a secret on a terminal; files replaced whole | |
 //! | [`recovery`], [`secret`] | recovery keys; bytes that are zeroed on drop | yes |
@@ -70,5 +71,7 @@ pub mod reseal;
 pub mod secret;
 pub mod token;
 pub mod tpm;
+#[cfg(feature = "cli")]
+pub mod vouch;
 
 pub use error::Error;
