@@ -8,6 +8,7 @@
 pub(crate) mod bounded;
 mod digests;
 mod dpkg;
+mod rpm;
 mod search;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use crate::measurement::text::printable;
 pub use digests::FileDigests;
+use rpm::Rpm;
 use search::Search;
 
 /// Most characters of a name or a version that are shown.
@@ -67,6 +69,13 @@ pub fn vouchers(root: &Path, wanted: &[(PathBuf, FileDigests)]) -> Vec<Voucher> 
         dpkg::look(root, &mut by_md5);
     }
     enter(by_md5.found(), &mut found);
+    let mut by_sha256 = Search::new();
+    for (number, (path, digests)) in open(wanted, &found) {
+        by_sha256.add(digests.sha256, number, inside(root, path).unwrap_or_default());
+    }
+    if let Some(rpm) = Rpm::of(root).filter(|_| !by_sha256.is_empty()) {
+        enter(rpm.look(by_sha256).into_iter(), &mut found);
+    }
     found
 }
 
