@@ -26,7 +26,7 @@
 //! | [`tpm`] | the TPM: the only room that names tss_esapi | |
 //! | [`luks`] | LUKS2 header, pin, keyslots: the only room that names libcryptsetup | |
 //! | [`enroll`] | plan an enrolment, apply it, take it back; attach data volumes | |
-//! | [`reseal`] | what was approved on this machine: the state, the journal and whether it is whole | |
+//! | [`reseal`] | what was approved on this machine: the state, the journal and whether it is whole; what may be | |
 //! | `vouch` | who vouches for a boot file: a package, or this machine's hook; not in `vmseal-boot` | |
 //! | [`boot`] | which volumes; pin, choose, unseal, open, latch; the seal point; what was seen | |
 //! | [`prompt`], `public_file` | asking for a secret on a terminal; files replaced whole | |

@@ -1,4 +1,5 @@
-//! What was approved on this machine, and who did it: the state and the journal.
+//! What was approved on this machine, and who did it: the state and the journal; what may be approved
+//! with nobody asked.
 //!
 //! ```text
 //! Draft ── sign ──▶ Line ──▶ journal.jsonl
@@ -8,6 +9,8 @@
 //! The line is on the disk before its head is noted anywhere, and both before the change that they
 //! tell of: what opens a volume is on record, whatever instant the power fails at.
 
+#[cfg(feature = "cli")]
+mod conf;
 mod error;
 mod journal;
 mod line;
@@ -16,6 +19,8 @@ mod store;
 mod syslog;
 mod time;
 
+#[cfg(feature = "cli")]
+pub use conf::{ChangeKind, Conf, ConfError, Consent};
 pub use error::StoreError;
 pub use journal::{Check, Finding, Verified, Witness, verify};
 pub use line::{Draft, Kind, Line, Sign, Signature, message};

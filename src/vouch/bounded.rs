@@ -52,6 +52,11 @@ impl Folder {
         }
         Ok((bytes, metadata))
     }
+
+    /// What the system says of the folder itself.
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        File::from(self.0.try_clone()?).metadata()
+    }
 }
 
 #[cfg(test)]

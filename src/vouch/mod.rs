@@ -6,15 +6,20 @@
 //! are written by root alone; what they hold is bounded and printed as if it were hostile.
 
 pub(crate) mod bounded;
+mod built;
 mod digests;
 mod dpkg;
+mod rpm;
 mod search;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::measurement::text::printable;
+use built::Notes;
+pub use built::note_built;
 pub use digests::FileDigests;
+use rpm::Rpm;
 use search::Search;
 
 /// Most characters of a name or a version that are shown.
@@ -32,6 +37,8 @@ pub enum Voucher {
         /// The path of the packaged file.
         file: String,
     },
+    /// This machine's hook, which noted it since the boot; its bytes are the same since.
+    Built,
     /// Nobody.
     Nobody,
 }
@@ -50,6 +57,7 @@ impl fmt::Display for Voucher {
                 let (name, version) = (printable(name, SHOWN), printable(version, SHOWN));
                 write!(f, "vouched by package {name} {version}")
             }
+            Self::Built => f.write_str("built by this machine's hook"),
             Self::Nobody => f.write_str("vouched by nobody"),
         }
     }
@@ -59,15 +67,33 @@ impl fmt::Display for Voucher {
 /// What cannot be read vouches for nothing, and nobody vouches for an empty file.
 pub fn vouchers(root: &Path, wanted: &[(PathBuf, FileDigests)]) -> Vec<Voucher> {
     let mut found = vec![Voucher::Nobody; wanted.len()];
-    let mut by_md5 = Search::new();
-    for (number, (path, digests)) in open(wanted, &found) {
-        by_md5.add(digests.md5, number, inside(root, path).unwrap_or_default());
+    let by_md5 = search(root, wanted, &found, |digests| digests.md5);
+    enter(dpkg::look(root, by_md5), &mut found);
+    let by_sha256 = search(root, wanted, &found, |digests| digests.sha256);
+    if let Some(rpm) = Rpm::of(root) {
+        enter(rpm.look(by_sha256), &mut found);
     }
-    if !by_md5.is_empty() {
-        dpkg::look(root, &mut by_md5);
+    if let Some(notes) = Notes::read(root) {
+        let open = open(wanted, &found);
+        let built = open.filter(|(_, (path, digests))| notes.has(root, path, &digests.sha256));
+        let built: Vec<_> = built.map(|(number, _)| (number, Voucher::Built)).collect();
+        enter(built, &mut found);
     }
-    enter(by_md5.found(), &mut found);
     found
+}
+
+/// A search for those that nobody vouches for yet.
+fn search<D: Ord>(
+    root: &Path,
+    wanted: &[(PathBuf, FileDigests)],
+    found: &[Voucher],
+    digest: impl Fn(&FileDigests) -> D,
+) -> Search<D> {
+    let mut search = Search::new();
+    for (number, (path, digests)) in open(wanted, found) {
+        search.add(digest(digests), number, inside(root, path).unwrap_or_default());
+    }
+    search
 }
 
 /// The files that nobody vouches for yet, and somebody could, by number.
@@ -80,7 +106,7 @@ fn open<'a>(
         .map(|(number, (wanted, _))| (number, wanted))
 }
 
-fn enter(those: impl Iterator<Item = (usize, Voucher)>, found: &mut [Voucher]) {
+fn enter(those: Vec<(usize, Voucher)>, found: &mut [Voucher]) {
     for (number, voucher) in those {
         if let Some(place) = found.get_mut(number) {
             *place = voucher;

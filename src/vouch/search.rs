@@ -60,10 +60,11 @@ impl<D: Ord> Search<D> {
     }
 
     /// What was found, by number.
-    pub fn found(self) -> impl Iterator<Item = (usize, Voucher)> {
-        self.found.into_iter().map(|(number, Packaged { name, version, file })| {
+    pub fn found(self) -> Vec<(usize, Voucher)> {
+        let found = self.found.into_iter().map(|(number, Packaged { name, version, file })| {
             (number, Voucher::Package { name, version, file })
-        })
+        });
+        found.collect()
     }
 }
 
@@ -88,7 +89,7 @@ mod tests {
         {
             search.saw(&digest, &packaged(name, file));
         }
-        let found: Vec<_> = search.found().collect();
+        let found = search.found();
         let names = found.iter().map(|(number, voucher)| match voucher {
             Voucher::Package { name, .. } => (*number, name.as_str()),
             _ => (*number, ""),
