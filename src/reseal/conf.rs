@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::measurement::text::printable;
 use crate::vouch::Voucher;
-use crate::vouch::bounded::Folder;
+use crate::vouch::bounded::{Folder, lines};
 
 /// Where it lies below the root.
 const FOLDER: &str = "etc/vmseal";
@@ -212,7 +212,7 @@ impl Conf {
 
     fn parse(path: &Path, text: &[u8]) -> Result<Self, ConfError> {
         let mut conf = Self::default();
-        for (line, text) in (1..).zip(text.split(|byte| *byte == b'\n')) {
+        for (line, text) in (1..).zip(lines(text)) {
             let text = String::from_utf8_lossy(text);
             let text = text.trim();
             if text.is_empty() || text.starts_with('#') {

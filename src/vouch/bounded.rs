@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -59,6 +59,17 @@ impl Folder {
     }
 }
 
+/// The lines of a text, without their line feeds. They are found by memchr(3): databases are long.
+pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let before = rest;
+        let len = rest.skip_until(b'\n').ok().filter(|len| *len > 0)?;
+        let line = before.get(..len)?;
+        Some(line.strip_suffix(b"\n").unwrap_or(line))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -86,5 +97,13 @@ mod tests {
         }
         assert!(Folder::open(&at("way-out")).is_err());
         assert!(Folder::open(&at("file")).is_err());
+    }
+
+    #[test]
+    fn lines_are_those_between_line_feeds() {
+        let of = |text| lines(text).collect::<Vec<&[u8]>>();
+        assert_eq!(of(b""), [b""; 0]);
+        assert_eq!(of(b"a\n\nbc"), [&b"a"[..], b"", b"bc"]);
+        assert_eq!(of(b"\na\r\n"), [&b""[..], b"a\r"]);
     }
 }

@@ -17,10 +17,10 @@ const MD5_OF_NOTHING: [u8; 16] = [
 
 /// The digests of a file's bytes.
 ///
-/// MD5 is there because dpkg's database has nothing else, and serves to find the same bytes again,
-/// no more. Two files of one MD5 can be made, by one who makes both: he has then put the first into
-/// a package that root installed, and could as well have put the second. To make a file of the MD5
-/// of somebody else's packaged file, a second preimage, is out of reach.
+/// MD5 is there because dpkg's database has nothing else, and is good for finding again the bytes
+/// that somebody else packaged: a second preimage of them is out of reach. Two files of one MD5 can
+/// be made by one who makes both, so whoever gets a crafted file into an installed package has its
+/// twin vouched for too. What root installs is trusted with more than that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileDigests {
     /// SHA-256, as in rpm's database and in notes of what was built.

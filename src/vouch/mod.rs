@@ -30,11 +30,11 @@ const SHOWN: usize = 120;
 pub enum Voucher {
     /// A package that is installed, or unpacked and being configured, has a file of the same bytes.
     Package {
-        /// The package, as the database has it.
+        /// The package, as the database has it: not to be printed as it is.
         name: String,
         /// Its version, likewise.
         version: String,
-        /// The path of the packaged file.
+        /// The path of the packaged file, likewise.
         file: String,
     },
     /// This machine's hook, which noted it since the boot; its bytes are the same since.

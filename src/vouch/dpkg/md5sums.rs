@@ -1,11 +1,13 @@
 //! Lists of a package's files, `info/PACKAGE.md5sums` of dpkg's database.
 
+use crate::vouch::bounded::lines;
+
 /// Most bytes of a path.
 const MAX_PATH: usize = 4096;
 
 /// MD5 and path, without the leading slash, of each line; what is no such line is passed over.
 pub(super) fn md5sums(text: &[u8]) -> impl Iterator<Item = ([u8; 16], &[u8])> {
-    text.split(|byte| *byte == b'\n').filter_map(entry)
+    lines(text).filter_map(entry)
 }
 
 fn entry(line: &[u8]) -> Option<([u8; 16], &[u8])> {

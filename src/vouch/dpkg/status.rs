@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::vouch::bounded::lines;
+
 /// Most bytes of a field that counts here.
 const MAX_FIELD: usize = 256;
 
@@ -27,7 +29,7 @@ impl Packages {
     /// Enters what a file says of packages, in place of what was said of them before.
     pub fn add(&mut self, text: &[u8]) {
         let mut stanza = Stanza::default();
-        for line in text.split(|byte| *byte == b'\n') {
+        for line in lines(text) {
             if line.is_empty() {
                 self.enter(&std::mem::take(&mut stanza));
             } else {
