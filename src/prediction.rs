@@ -30,7 +30,7 @@ mod type1;
 mod uki;
 mod versions;
 
-pub use account::{Account, Fate};
+pub use account::{Account, Fate, LOAD_OPTIONS};
 pub use compose::{NotReproduced, predict, uki_path};
 pub use evidence::Evidence;
 pub use firmware::Machine;

@@ -7,8 +7,8 @@ use crate::boot::BootLogs;
 use crate::coverage::Component;
 use crate::error::Error;
 use crate::measurement::diff::{Note, Role};
-use crate::measurement::{Digest, PcrBank, PcrIndex, PcrValues};
-use crate::prediction::{Account, EntryPrediction, Fate, Prediction};
+use crate::measurement::{Digest, EventData, PcrBank, PcrIndex, PcrValues};
+use crate::prediction::{Account, EntryPrediction, Fate, LOAD_OPTIONS, Prediction};
 use crate::token::BootEntry;
 
 use super::plan::Plan;
@@ -54,6 +54,20 @@ pub fn plan_next(
         let why = "it cannot be told which entry is started".to_owned();
         return Err(Error::Unforeseen(Unforeseen { pcr: None, event: "the loader".into(), why }));
     };
+    plan_entry(plan, logs, cmdline, entry)
+}
+
+/// The same for any entry.
+///
+/// # Errors
+/// [`Error::Unforeseen`] where a PCR cannot be told, or where one that covers this boot would cover
+/// nothing of that one.
+pub fn plan_entry(
+    plan: &Plan,
+    logs: &BootLogs,
+    cmdline: Option<&str>,
+    entry: &EntryPrediction,
+) -> Result<NextBoot, Error> {
     require_initrd(plan, entry)?;
     let bank = plan.values.bank();
     let mut values = PcrValues::new(bank);
@@ -154,14 +168,13 @@ fn notes(logged: Vec<Note>, entry: &EntryPrediction, bank: PcrBank) -> Vec<Note>
     notes.collect()
 }
 
-/// A note in the words of a prediction, which cuts long texts: those would explain wrongly.
+/// A note in the words of a prediction. A text that may have been cut would explain wrongly.
 fn note_of(account: &Account, digest: Digest, role: Option<Role>) -> Note {
-    /// Characters from which on a text may have been cut.
-    const CUT: usize = 150;
     let what = account.what.as_str();
     let after = |prefix| what.strip_prefix(prefix).unwrap_or_default();
     let (role, text) = match role {
-        Some(role @ (Role::Initrd | Role::LoadOptions | Role::MemoryKernel)) => (role, ""),
+        Some(role @ (Role::Initrd | Role::MemoryKernel)) => (role, ""),
+        Some(role @ Role::LoadOptions) => (role, after(LOAD_OPTIONS)),
         Some(role @ (Role::Loader | Role::Uki | Role::Kernel | Role::InnerKernel)) => {
             (role, after("image "))
         }
@@ -173,7 +186,7 @@ fn note_of(account: &Account, digest: Digest, role: Option<Role>) -> Note {
         }
         _ => (Role::Unknown, ""),
     };
-    match what.chars().count() < CUT {
+    match what.chars().count() < EventData::MAX_WORDS {
         true => {
             Note { role, text: text.to_owned(), ..Note::unknown(account.pcr, digest.as_bytes()) }
         }

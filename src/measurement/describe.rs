@@ -9,6 +9,22 @@ use super::variable::{Variable, VariableValue};
 /// Characters of one text that a description shows.
 const SHOWN: usize = 160;
 
+impl EventData {
+    /// Most characters of [`EventData::in_full`]: no command line of Linux is longer.
+    pub const MAX_WORDS: usize = 4096;
+
+    /// The description, with the whole of what GRUB runs and passes on.
+    pub fn in_full(&self) -> String {
+        match self {
+            Self::GrubCommand { command } => format!("GRUB ran {}", command.shown(Self::MAX_WORDS)),
+            Self::KernelCommandLine { cmdline } => {
+                format!("command line {}", cmdline.shown(Self::MAX_WORDS))
+            }
+            _ => self.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for EventData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let show = |text: &LogText| text.shown(SHOWN);

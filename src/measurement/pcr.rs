@@ -121,6 +121,11 @@ impl PcrSelection {
     pub fn new(bank: PcrBank, pcrs: impl IntoIterator<Item = PcrIndex>) -> Self {
         Self { bank, pcrs: pcrs.into_iter().collect() }
     }
+
+    /// Whether a PCR is among them.
+    pub fn has(&self, pcr: PcrIndex) -> bool {
+        self.pcrs.contains(&pcr)
+    }
 }
 
 /// Parses `0+4+7` (or `0,4,7`), the notation of systemd's `--tpm2-pcrs=`.

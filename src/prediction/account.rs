@@ -6,6 +6,9 @@ use serde::{Serialize, Serializer};
 
 use crate::measurement::{Digest, PcrIndex};
 
+/// What stands before the text of a command line that the kernel measures itself, where it is known.
+pub const LOAD_OPTIONS: &str = "command line that the kernel was started with: ";
+
 /// What becomes of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fate {

@@ -1,5 +1,6 @@
 //! A kernel that the host gives the firmware: QEMU's `-kernel`, `-initrd` and `-append`.
 
+use super::account::LOAD_OPTIONS;
 use super::artifacts::{Artifacts, Joint};
 use super::firmware::{Machine, edk2_release};
 use super::plan::{Planned, agrees, pcr};
@@ -115,7 +116,8 @@ pub(super) fn words(
         Some(text) if event.data().has_tag(Tag::LoadOptions) => {
             let whole = with_initrd(text, has_initrd);
             let digests = Ok(hashed(artifacts.banks(), &utf16_with_nul(&whole)));
-            Planned { digests, source: Some("command line".to_owned()), ..carried }
+            let what = format!("{LOAD_OPTIONS}{whole}");
+            Planned { what, digests, source: Some("command line".to_owned()), ..carried }
         }
         _ => carried,
     }

@@ -1,5 +1,6 @@
 //! GRUB: the last boot derived again to learn from it, then every entry of the menu to come.
 
+use super::account::LOAD_OPTIONS;
 use super::anatomy::{image, is_grub};
 use super::artifacts::{Artifacts, Joint};
 use super::compose::EntryPlan;
@@ -11,6 +12,7 @@ use crate::artifact::grub::{
     self, Boot, BootFiles, Choice, Facts, FileDigests, FileRef, Walk, Written, entries, learn, walk,
 };
 use crate::artifact::{Files, FilesError, Volume};
+use crate::measurement::text::printable;
 use crate::measurement::{Digest, Event, EventData, EventLog, PcrIndex, Tag};
 
 /// What the menu to come gives.
@@ -217,7 +219,10 @@ fn kernel(boot: &Boot, artifacts: &Artifacts<'_>, events: &[(&Event, PcrIndex)])
         } else if data.has_tag(Tag::LoadOptions) {
             planned.push(Planned {
                 pcr: *event_pcr,
-                what: data.to_string(),
+                what: format!(
+                    "{LOAD_OPTIONS}{}",
+                    printable(&boot.kernel_sees(), EventData::MAX_WORDS)
+                ),
                 digests: Ok(hashed(artifacts.banks(), &boot.load_options())),
                 source: Some("grub.cfg".to_owned()),
             });

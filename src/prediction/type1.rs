@@ -1,6 +1,7 @@
 //! What an entry of type 1 measures: kernel (PCR 4), command line (PCR 12), and the kernel's own
 //! words (PCR 9).
 
+use super::account::LOAD_OPTIONS;
 use super::artifacts::{Artifacts, Joint};
 use super::boot_entry::{EntryFile, Starts};
 use super::plan::{Planned, pcr};
@@ -47,7 +48,7 @@ pub(super) fn plan(
     // Without options the kernel measures none.
     planned.extend(options.map(|options| Planned {
         pcr: pcr(9),
-        what: "command line that the kernel was started with".to_owned(),
+        what: format!("{LOAD_OPTIONS}{options}"),
         digests: Ok(hashed(banks, &utf16_with_nul(&options))),
         source,
     }));

@@ -218,14 +218,13 @@ impl<'a> Machine<'a> {
         digests: Vec<Digest>,
         data: &EventData,
     ) -> Result<(), Stop> {
-        let words = data.to_string();
         if let Some(teacher) = &mut self.teacher
             && !teacher.agrees(pcr, label, &digests)
         {
-            return Err(Stop::Differs(words));
+            return Err(Stop::Differs(data.to_string()));
         }
         let pcr = PcrIndex::new(pcr).map_err(|error| Stop::Why(error.to_string()))?;
-        self.events.push(Measured { pcr, digests, words });
+        self.events.push(Measured { pcr, digests, words: data.in_full() });
         self.labels.push(label.to_owned());
         Ok(())
     }
