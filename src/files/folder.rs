@@ -72,7 +72,10 @@ impl Folder {
     }
 
     /// Where a path of the volume lies, if it is there.
-    fn locate(&self, path: &str) -> io::Result<Option<PathBuf>> {
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn locate(&self, path: &str) -> io::Result<Option<PathBuf>> {
         let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
         if parts.contains(&"..") {
             return Ok(None);

@@ -5,7 +5,9 @@ mod folder;
 mod image;
 mod named;
 pub mod running;
+mod watched;
 
 pub use folder::{FileSource, Folder};
 pub use image::{Image, ImageError};
 pub use named::{Named, NamedFile};
+pub use watched::{Seen, Watched};
