@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 
+mod reseal;
+
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use vmseal::coverage::Component;
 use vmseal::measurement::PcrBank;
+
+pub use reseal::{Built, Confirm, Reseal};
 
 /// Seal a LUKS2 volume to the boot that was measured into the TPM.
 #[derive(Debug, Parser)]
@@ -93,8 +97,15 @@ pub enum Command {
     Explain(Explain),
     /// Tell the PCR values of the next boot, entry by entry, before it happens
     Predict(Box<Predict>),
+    /// Approve the boots to come, after showing what changes, and open for them too
+    Reseal(Reseal),
+    /// After a boot: compare it with what was approved, and withdraw what nothing starts any more
+    Confirm(Confirm),
     /// Show what was approved on this machine, by whom, and whether that account is whole
     Journal(Journal),
+    /// Note that this machine has built a boot file, for hooks of generators
+    #[command(hide = true)]
+    Built(Built),
     /// Print a completion script
     #[command(hide = true)]
     Generate(Generate),

@@ -246,6 +246,31 @@ pub enum Error {
         /// The entries that there are.
         there: Vec<String>,
     },
+    /// No boot was approved here.
+    NothingApproved {
+        /// UUID of the volume; of any, where none was named.
+        uuid: Option<String>,
+    },
+    /// What is to be approved was not.
+    NotApproved {
+        /// What stands against it, each in a sentence.
+        reasons: Vec<String>,
+    },
+    /// A file is not the one that was shown.
+    ChangedSince {
+        /// Its path, from the root of its file system.
+        path: String,
+    },
+    /// Only one boot is to stay approved, and it has not proved itself.
+    Narrow {
+        /// The loader's name for it; empty where it cannot be told which one is started.
+        entry: String,
+    },
+    /// The keyslot that approved boots open is not there, or sealed to something else.
+    KeyslotGone {
+        /// Its number.
+        keyslot: u32,
+    },
     /// The record was written by a later version.
     RecordNewer {
         /// Its token.
@@ -273,6 +298,7 @@ impl Error {
             Self::Unapproved { .. } => Exit::NoSignature,
             Self::PinNeeded { .. } | Self::WrongPin { .. } => Exit::Pin,
             Self::PcrMismatch { .. } | Self::LogDisagrees { .. } => Exit::PcrMismatch,
+            Self::NotApproved { .. } | Self::ChangedSince { .. } => Exit::NotApproved,
             Self::Pcrs(_)
             | Self::BadSet { .. }
             | Self::BadQemu { .. }
@@ -303,6 +329,9 @@ impl Error {
             | Self::KeyFile { .. }
             | Self::Crypttab { .. }
             | Self::RecordFull
+            | Self::NothingApproved { .. }
+            | Self::Narrow { .. }
+            | Self::KeyslotGone { .. }
             | Self::RecordNewer { .. } => Exit::Refused,
         }
     }

@@ -1,210 +1,21 @@
 //! `vmseal enroll` in a guest whose initramfs has vmseal in it: it is rebuilt, the boot with it is
-//! predicted, and that is what opens. The guest is a folder laid out like one, its generator a script.
+//! predicted, and that is what opens.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod guest;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::Command;
 
+use guest::*;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use testkit::image::UUID;
-use testkit::machine::project;
-use testkit::{Machine, Ran, Recording, Swtpm, Systemd, run};
-use vmseal::artifact::hashing::digest;
-use vmseal::artifact::pe::Pe;
-use vmseal::boot::BootReport;
-use vmseal::files::FileSource;
-use vmseal::measurement::{Digest, Event, EventLog, PcrBank, Tag};
-
-const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
-/// What the rebuilt initrd begins with; the pins follow.
-const REBUILT: &str = "rebuilt with ";
-/// The kernel that GRUB's default entry starts.
-const KERNEL: &str = "boot/vmlinuz-6.12.107+deb13-cloud-amd64";
-/// A hook of initramfs-tools and its generator, as far as anybody sees.
-const TOOLS_HOOK: &str = "usr/share/initramfs-tools/hooks/vmseal";
-const UPDATE_INITRAMFS: &str = "usr/sbin/update-initramfs";
-const DRACUT_HOOK: &str = "usr/lib/dracut/modules.d/90vmseal/module-setup.sh";
-
-/// A running system with a TPM and a disk.
-struct Guest {
-    machine: Machine,
-    base: &'static str,
-    /// Where the initrd is that the next boot reads.
-    initrd: &'static str,
-}
-
-/// systemd-boot with kernel and initrd as files.
-const SDBOOT: (&str, &str) = ("sdboot/base", "efi/deb/initrd");
-/// GRUB that measures what it reads.
-const GRUB: (&str, &str) = ("grub-tpm-deb13/base", "boot/initrd.img-6.12.107+deb13-cloud-amd64");
-
-/// GRUB that measures nothing: what plain grub-install makes. Its kernel is not in the log by name.
-const PLAIN_GRUB: (&str, &str) =
-    ("grub-real-deb13/base", "boot/initrd.img-6.12.107+deb13-cloud-amd64");
-
-impl Guest {
-    /// Booted as the case was, its kernel and initrd known by the log alone.
-    fn booted((base, initrd): (&'static str, &'static str)) -> Self {
-        let machine = Machine::with_tpm(VMSEAL, Swtpm::start(), base);
-        let guest = Self { machine, base, initrd };
-        guest.put("sys/kernel/security/tpm0/binary_bios_measurements", &guest.base_log());
-        guest.put("proc/cmdline", &fs::read(fixture(base).join("cmdline")).unwrap());
-        guest.put("proc/mounts", b"/dev/vda2 / ext4 rw 0 0\n/dev/vda1 /efi vfat rw 0 0\n");
-        guest.put("efi/EFI/readme", b"");
-        guest.put("efi/deb/readme", b"");
-        for (tree, folder) in [("esp", "efi"), ("inputs/boot", "boot")] {
-            let from = fixture(base).join(tree);
-            if from.exists() {
-                let to = guest.path(folder);
-                fs::create_dir_all(&to).unwrap();
-                run(Command::new("cp").arg("-rT").arg(from).arg(to)).ok();
-            }
-        }
-        guest
-    }
-
-    /// The same, with vmseal's hook and a generator that puts the pins into the initrd.
-    fn with_hook(case: (&'static str, &'static str)) -> Self {
-        let guest = Self::booted(case);
-        guest.put(TOOLS_HOOK, b"");
-        guest.put_program(UPDATE_INITRAMFS, "");
-        guest
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.machine.file("root").join(path)
-    }
-
-    fn put(&self, path: &str, bytes: &[u8]) {
-        let path = self.path(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-
-    /// A generator; `first` is what it does before that.
-    fn put_program(&self, program: &str, first: &str) {
-        let (root, pins) = (self.machine.file("root"), self.machine.pins());
-        let script = format!(
-            "#!/bin/sh -e\necho \"$(basename \"$0\") $*\" >> {0}/ran\necho generating\n{first}\n\
-             {{ printf '{REBUILT}'; cat {1}; }} > {0}/{2}\n",
-            root.display(),
-            pins.display(),
-            self.initrd,
-        );
-        self.put(program, script.as_bytes());
-        fs::set_permissions(self.path(program), PermissionsExt::from_mode(0o755)).unwrap();
-    }
-
-    /// How the generator was called, so far.
-    fn ran(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.path("ran")).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(VMSEAL);
-        command.args(arguments).args(["--tcti", &self.machine.tpm.tcti()]);
-        command.arg("--root").arg(self.machine.file("root"));
-        command.arg("--pins").arg(self.machine.pins());
-        command.arg("--expected-folder").arg(self.path("boot/vmseal"));
-        command.env_remove("TPM2TOOLS_TCTI");
-        command
-    }
-
-    fn enroll(&self, options: &[&str]) -> Ran {
-        let mut command = self.command(&["enroll"]);
-        command.arg("--unlock-key-file").arg(self.machine.key_file()).args(options);
-        run(command.arg(self.machine.image.path()))
-    }
-
-    fn base_log(&self) -> Vec<u8> {
-        fs::read(fixture(self.base).join("log.bin")).unwrap()
-    }
-
-    /// The log of the boot that reads the initrd as it is on the disk, and the kernel where there is
-    /// one.
-    fn next_log(&self) -> Vec<u8> {
-        let (mut bytes, initrd) = (self.base_log(), fs::read(self.path(self.initrd)).unwrap());
-        let log = EventLog::parse(&bytes).unwrap();
-        let is_initrd = |event: &&Event| event.data().has_tag(Tag::LinuxInitrd);
-        let event = log.events().iter().find(is_initrd).expect("an initrd in the log");
-        for old in event.known_digests() {
-            replace(&mut bytes, old, old.bank().hash_parts(&[&initrd]));
-        }
-        let kernel = self.path(KERNEL);
-        if kernel.exists() {
-            let is_image =
-                |event: &&Event| event.pcr == 4 && event.data().to_string().starts_with("image");
-            let event = log.events().iter().rfind(is_image).expect("a kernel in the log");
-            let file = FileSource::open(&kernel).unwrap();
-            let pe = Pe::parse(&file).unwrap();
-            for old in event.known_digests() {
-                let new = digest(&[pe.authenticode(&file)], &[old.bank()]).unwrap()[0][0];
-                replace(&mut bytes, old, new);
-            }
-        }
-        bytes
-    }
-
-    /// Reboots into what lies on the disk; the boot step tells which pins it found.
-    fn reboot(&mut self) {
-        let log = self.next_log();
-        self.put("sys/kernel/security/tpm0/binary_bios_measurements", &log);
-        fs::remove_dir_all(self.path("run")).ok();
-        let initrd = fs::read(self.path(self.initrd)).unwrap();
-        let pins = initrd.strip_prefix(REBUILT.as_bytes()).expect("a rebuilt initrd");
-        let pins_sha256 = Some(hex::encode(Sha256::digest(pins)));
-        let report = BootReport { pins_sha256, ..BootReport::default() };
-        report.write(&self.path("")).unwrap();
-        let path = self.path("sys/kernel/security/tpm0/binary_bios_measurements");
-        self.machine.boot_log(path);
-    }
-
-    /// Reboots as the machine was booted before.
-    fn reboot_to_base(&mut self) {
-        self.machine.boot(self.base);
-    }
-
-    /// Tokens that open at the seal point of this boot.
-    fn verdicts(&self) -> Vec<Value> {
-        let status = self.machine.status(&["--json"]).ok().json();
-        let tokens = status["volumes"][0]["tokens"].as_array().unwrap().clone();
-        tokens.into_iter().map(|token| token["verdict"].clone()).collect()
-    }
-}
-
-/// Puts a digest in the place of another, wherever a log has it.
-fn replace(log: &mut [u8], old: Digest, new: Digest) {
-    let places: Vec<usize> =
-        (0..log.len()).filter(|at| log[*at..].starts_with(old.as_bytes())).collect();
-    assert!(!places.is_empty(), "{}", old.bank());
-    for at in places {
-        log[at..at + old.as_bytes().len()].copy_from_slice(new.as_bytes());
-    }
-}
-
-/// Debian 13's kernel.
-fn kernel() -> PathBuf {
-    run(&mut Systemd::Trixie.command("true")).ok();
-    let boot = fs::read_dir(project().join(".cache/trixie/boot")).unwrap();
-    let is_kernel = |path: &PathBuf| path.to_str().unwrap().contains("vmlinuz");
-    boot.map(|entry| entry.unwrap().path()).find(is_kernel).unwrap()
-}
-
-fn fixture(case: &str) -> PathBuf {
-    project().join("tests/fixtures/eventlogs").join(case)
-}
+use testkit::{Recording, Systemd, run};
+use vmseal::measurement::{Digest, PcrBank};
 
 #[test]
 fn the_own_key_signs_the_boot_with_the_rebuilt_initramfs_and_not_this_one() {
-    let mut guest = Guest::with_hook(SDBOOT);
-    guest.put("etc/machine-id", b"0123456789abcdef0123456789abcdef\n");
-    guest.put("proc/self/mountinfo", b"21 1 254:7 / / rw - ext4 /dev/mapper/root rw\n");
-    guest.put("sys/dev/block/254:7/dm/uuid", b"CRYPT-LUKS2-6a1c-root\n");
+    let mut guest = Guest::with_hook(SDBOOT).with_identity();
     let ran = guest.enroll(&["--policy", "authority", "--json"]).ok();
     let said = ran.says("differs from this one: PCR 9").json();
     assert_eq!((&said["boot"], &said["proven"]), (&"next".into(), &false.into()));

@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::luks::MetadataLock;
-use crate::policy::{AuthorityKey, Signatures, verified};
+use crate::policy::{AuthorityKey, PolicyDigest, Signatures, verified};
 use crate::public_file;
 
 /// The file, below the root.
 pub const SIGNATURE_FILE: &str = "var/lib/vmseal/tpm2-pcr-signature.json";
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Adds `new` to the file below `root`. Of what it held only signatures stay that one of `keys` made.
+/// Adds `new` to the file below `root`. Of what it held only signatures stay that one of `keys` made,
+/// and not for a policy in `withdrawn`.
 ///
 /// # Errors
 /// The system's. The file is then as it was.
@@ -23,6 +24,7 @@ pub fn leave_signatures(
     root: &Path,
     keys: &[&AuthorityKey],
     new: &Signatures,
+    withdrawn: &[PolicyDigest],
 ) -> io::Result<PathBuf> {
     let path = root.join(SIGNATURE_FILE);
     let folder = path.parent().unwrap_or(root);
@@ -30,6 +32,7 @@ pub fn leave_signatures(
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let _lock = MetadataLock::acquire(folder, PATIENCE).map_err(io::Error::other)?;
     let mut signatures = verified(&read(&path), keys);
+    signatures.retain(|_, approved, _| !withdrawn.iter().any(|gone| gone.as_bytes() == approved));
     signatures.merge(verified(new, keys));
     public_file::replace(&path, format!("{}\n", signatures.to_json()).as_bytes())?;
     Ok(path)

@@ -16,7 +16,10 @@ mod seal_point;
 pub use approvals::{Approvals, Sources};
 pub use choose::{Candidate, Choice, Judgement, Verdict};
 pub use crypttab::{BootVolume, crypttab_device, crypttab_lines};
-pub use expected::{EXPECTED_FOLDER, read_expected, remove_expected, write_expected};
+pub use expected::{
+    EXPECTED_FOLDER, keep_further_expected, read_expected, remove_expected, write_expected,
+    write_further_expected,
+};
 pub use kernel_line::KernelLine;
 pub use latch::{LATCH_WORD, latch, latch_measured, latch_volume, volume_measurement};
 pub use machine::Machine;

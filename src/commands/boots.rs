@@ -36,9 +36,8 @@ impl TypedBoots {
             let opened = all.iter().any(|volume| by(volume, OpenedBy::Tpm));
             return opened.then_some(Self { count: 0, volumes });
         }
-        let this = std::fs::read_to_string(global.root.join(BOOT_ID)).unwrap_or_default();
-        let this = this.trim();
-        let earlier = earlier(global).into_iter().filter(|boot| boot != this).count();
+        let this = boot_id(global);
+        let earlier = earlier(global).into_iter().filter(|boot| *boot != this).count();
         Some(Self { count: earlier + 1, volumes })
     }
 
@@ -63,6 +62,29 @@ impl TypedBoots {
             talk.prose(format_args!("{} boots in a row were opened by passphrase", self.count));
         }
     }
+}
+
+/// What tells this boot from others; empty where the kernel does not say.
+pub fn boot_id(global: &Global) -> String {
+    let text = std::fs::read_to_string(global.root.join(BOOT_ID)).unwrap_or_default();
+    text.trim().to_owned()
+}
+
+/// Whether the journal tells of boots by passphrase since the last good one.
+pub fn are_typed(global: &Global) -> bool {
+    !earlier(global).is_empty()
+}
+
+/// Whether the journal tells already how a volume was opened in a boot.
+pub fn is_on_record(global: &Global, boot: &str, uuid: &str) -> bool {
+    let Ok(seen) = Store::below(&global.root).read() else { return false };
+    let lines = seen.verify(vec![], &|_, _| None).lines;
+    lines.iter().any(|line| {
+        let is =
+            |name: &str, value: &str| line.body.get(name).and_then(Value::as_str) == Some(value);
+        let is_typed = matches!(line.kind, Kind::PassphraseBoot | Kind::RecoveryKeyBoot);
+        is_typed && is("boot", boot) && is("volume", uuid)
+    })
 }
 
 /// The boots by passphrase or recovery key that the journal tells of since the last good boot.

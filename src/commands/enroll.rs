@@ -1,5 +1,6 @@
 //! `vmseal enroll`: seals a keyslot to this TPM and this boot.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 
 use qrcode::QrCode;
@@ -16,14 +17,16 @@ use vmseal::measurement::text::printable;
 use vmseal::measurement::{PcrSelection, PcrValues};
 use vmseal::policy::with_latch;
 use vmseal::recovery::RecoveryKey;
+use vmseal::reseal::Kind;
 use vmseal::tpm::{Tpm, TpmError};
 
+use super::account::{self, Sealing};
 use super::keeper::{Announced, Keeper};
 use super::next_boot::{self, Prepared};
 use super::rebuild::{Carried, Integration};
 use super::signer::{Own, Signer};
 use super::terminal::{self, Talk};
-use super::{Done, account, inputs};
+use super::{Done, inputs};
 use crate::cli::{Enroll, Global, Rebuild};
 
 /// Plans, asks for the passphrase, seals, and says what was done.
@@ -101,12 +104,20 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     let mut approvals = sources.gather();
     let signatures = own.map(|own| own.sign(&plan, device.metadata())).transpose()?;
     approvals.signatures.merge(signatures.clone().unwrap_or_default());
-    let announced = keeper
-        .as_ref()
-        .map(|keeper| {
-            account::announce(keeper, &plan, plan_json(&plan), args.recovery_key, device.metadata())
-        })
-        .transpose()?;
+    let expected = expected(global, &plan, (foreseen, logs.as_ref()));
+    let sealing = Sealing {
+        plan: &plan,
+        entry: foreseen.map(|next| next.entry.as_str()),
+        expected: expected.as_ref(),
+        artifacts: BTreeMap::new(),
+        kind: Kind::Enroll,
+    };
+    let mut body = plan_json(&plan);
+    if let Some(body) = body.as_object_mut() {
+        body.insert("recovery_key".into(), args.recovery_key.into());
+    }
+    let announced = keeper.as_ref().map(|keeper| sealing.announce(keeper, body, device.metadata()));
+    let announced = announced.transpose()?;
     let with = With {
         pins: &global.pins,
         extra: &extra,
@@ -118,10 +129,10 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     };
     let enrolled = enroll::apply(&mut device, (opened, &key), &tpm, &plan, &with);
     if let Some(announced) = &announced {
-        account::conclude(global, announced, &plan, enrolled.as_ref());
+        account::conclude(announced, &plan, enrolled.as_ref());
     }
     let enrolled = enrolled?;
-    keep_expected(global, &plan, &enrolled, (foreseen, logs.as_ref()), talk);
+    keep_expected(global, &enrolled, expected.as_ref(), talk);
     let done =
         Report { plan: &plan, enrolled: &enrolled, prepared: prepared.as_ref(), is_next, own };
     if args.recovery_key {
@@ -212,23 +223,27 @@ fn dry_run(
     Ok(())
 }
 
-/// Keeps the events of the boot that was sealed to, for explanations. Without them a refusal says
-/// less, so that nothing fails where they cannot be written.
-fn keep_expected(
+/// The events of the boot that is sealed to.
+fn expected(
     global: &Global,
     plan: &Plan,
-    enrolled: &Enrolled,
     (next, logs): (Option<&NextBoot>, Option<&BootLogs>),
-    talk: Talk,
-) {
-    let (Some(folder), Some(logs)) = (inputs::own_expected_folder(global), logs) else { return };
+) -> Option<Expected> {
     let bank = plan.values.bank();
     let notes = match next {
         Some(next) => next.notes.clone(),
-        None => logs.notes(bank, inputs::cmdline(global).as_deref()),
+        None => logs?.notes(bank, inputs::cmdline(global).as_deref()),
     };
-    let expected = Expected::new(bank, plan.policy_digest().to_string(), notes);
-    if let Err(error) = boot::write_expected(folder, enrolled.keyslot, &expected) {
+    Some(Expected::new(bank, plan.policy_digest().to_string(), notes))
+}
+
+/// Copies the events of the boot that was sealed to, for explanations. Without them a refusal says
+/// less, so that nothing fails where they cannot be written.
+fn keep_expected(global: &Global, enrolled: &Enrolled, expected: Option<&Expected>, talk: Talk) {
+    let (Some(folder), Some(expected)) = (inputs::own_expected_folder(global), expected) else {
+        return;
+    };
+    if let Err(error) = boot::write_expected(folder, enrolled.keyslot, expected) {
         talk.remark(format_args!(
             "cannot keep this boot's events in {}, so that refusals will say less: {error}",
             folder.display()

@@ -159,8 +159,19 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         Error::NothingToRevoke => "vmseal status DEVICE lists keyslots and tokens",
         Error::NoPassphrase { .. } => "give the passphrase in a file: --unlock-key-file FILE",
         Error::RecordFull => {
-            "remove one that is no longer booted: vmseal status DEVICE, vmseal revoke DEVICE --keyslot N"
+            "withdraw those that are no longer booted: vmseal reseal --narrow; or vmseal status DEVICE, vmseal revoke DEVICE --keyslot N"
         }
+        Error::NothingApproved { .. } => {
+            "boots are approved from when a volume is enrolled on: vmseal enroll DEVICE"
+        }
+        Error::NotApproved { .. } => {
+            "the boots approved before still open, others ask for the passphrase. Look at what changed, and approve it at a terminal: vmseal reseal"
+        }
+        Error::ChangedSince { .. } => "run it again, and look at what changed",
+        Error::Narrow { .. } => {
+            "boot it once: vmseal confirm, which runs at boot, notes that it opened"
+        }
+        Error::KeyslotGone { .. } => "seal the volume anew: vmseal enroll DEVICE",
         Error::Artifact { .. } => {
             "name a file or folder that can be read, in the form that vmseal(8) tells"
         }

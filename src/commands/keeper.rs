@@ -8,8 +8,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 use vmseal::Error;
+use vmseal::measurement::diff::Expected;
 use vmseal::measurement::text::printable;
-use vmseal::reseal::{Draft, Kind, State, Store, StoreError, VolumeState, rfc3339, tell_syslog};
+use vmseal::reseal::{
+    Approved, Draft, Kind, State, Store, StoreError, VolumeState, rfc3339, tell_syslog,
+};
 use vmseal::token::JournalHead;
 
 use super::inputs;
@@ -53,6 +56,14 @@ impl Keeper {
     /// [`Error::Store`].
     pub fn check(&self) -> Result<(), Error> {
         Ok(self.store.lock().map(drop)?)
+    }
+
+    /// Keeps the events of a boot that is about to be approved.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn keep_events(&self, boot: &Approved, expected: &Expected) -> Result<(), Error> {
+        Ok(self.store.keep_events(boot, expected)?)
     }
 
     /// Writes down what is about to be done, and `change`s the state of the volume.

@@ -5,7 +5,9 @@ mod adopt;
 mod attach;
 mod authority;
 mod boots;
+mod built;
 mod carriers;
+mod confirm;
 mod enroll;
 mod eventlog;
 mod explain;
@@ -17,6 +19,7 @@ mod keeper;
 mod next_boot;
 mod predict;
 mod rebuild;
+mod reseal;
 mod revoke;
 mod seal_point;
 mod signer;
@@ -47,6 +50,9 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Eventlog(args) => eventlog::run(&cli.global, args, talk),
         Command::Explain(args) => explain::run(&cli.global, args, talk),
         Command::Predict(args) => predict::run(&cli.global, args, talk),
+        Command::Built(args) => built::run(&cli.global, args, talk),
+        Command::Confirm(args) => confirm::run(&cli.global, args, talk),
+        Command::Reseal(args) => reseal::run(&cli.global, args, talk),
         Command::Journal(args) => journal::run(&cli.global, args, talk),
         Command::Generate(args) => generate::run(args),
     };

@@ -126,7 +126,7 @@ impl Own {
     /// After the enrolment: leaves the signatures in a file for others, and the old key goes where
     /// nothing needs it. The volume is sealed, whatever comes of this.
     pub fn finish(&self, global: &Global, args: &Enroll, signatures: &Signatures, talk: Talk) {
-        match leave_signatures(&global.root, &self.keys(), signatures) {
+        match leave_signatures(&global.root, &self.keys(), signatures, &[]) {
             Ok(path) => talk.detail(format_args!("left the signatures in {}", path.display())),
             Err(error) => {
                 talk.remark(format_args!("cannot leave the signatures in a file: {error}"));

@@ -1,7 +1,7 @@
 //! Where words go: data to standard output, talk to standard error, secrets from the terminal.
 
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write, stderr, stdin, stdout};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write, stderr, stdin, stdout};
 use std::os::fd::AsFd;
 
 use rustix::fs::FileType;
@@ -111,6 +111,25 @@ pub fn ask_passphrase(prompt: &str) -> Result<KeyslotPassphrase, Error> {
     let mut terminal = open_terminal().ok_or_else(|| refused("no terminal to ask on".into()))?;
     let mut line = read_secret_line(&mut terminal, prompt).map_err(refused)?;
     Ok(KeyslotPassphrase::new(std::mem::take(&mut *line)))
+}
+
+/// Whether somebody can be asked.
+pub fn can_ask() -> bool {
+    stdin().is_terminal() && open_terminal().is_some()
+}
+
+/// Asks a question that is answered by `y` or `yes`; anything else is no.
+///
+/// # Errors
+/// [`Error::NotApproved`] where nobody can be asked.
+pub fn ask(question: &str) -> Result<bool, Error> {
+    const MAX: u64 = 256;
+    let silent = || Error::NotApproved { reasons: vec!["nobody can be asked".to_owned()] };
+    let mut terminal = open_terminal().ok_or_else(silent)?;
+    terminal.write_all(question.as_bytes()).map_err(|_| silent())?;
+    let mut line = String::new();
+    BufReader::new(terminal.take(MAX)).read_line(&mut line).map_err(|_| silent())?;
+    Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
 /// The controlling terminal, or standard input where a serial console is no controlling terminal.

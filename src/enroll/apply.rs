@@ -115,8 +115,11 @@ pub fn apply(
     let policy = plan.policy_digest();
     let approve = |keyslot| {
         let mut record = before.clone();
-        // The same policy is the same boot: its entry moves to the new keyslot.
-        record.entries.retain(|entry| entry.policy_hash != policy);
+        // The same policy over the same values is the same boot. What else an authority has approved
+        // opens the new keyslot too.
+        record.entries.retain(|e| e.policy_hash != policy || e.values != plan.values);
+        let others = record.entries.iter_mut().filter(|entry| entry.policy_hash == policy);
+        others.for_each(|entry| entry.keyslot = keyslot);
         let (values, events) = (plan.values.clone(), plan.events.clone());
         record.entries.push(BootEntry::new(keyslot, policy, values, events));
         record.generation = record.generation.saturating_add(1);

@@ -30,8 +30,8 @@ pub(super) fn current_record(metadata: &Metadata) -> Result<(Option<u32>, Record
     let sealed = sealed_keyslots(metadata);
     let mut kept: Vec<BootEntry> = vec![];
     for entry in record.entries {
-        let twice =
-            kept.iter().any(|k| k.keyslot == entry.keyslot || k.policy_hash == entry.policy_hash);
+        let same = |k: &BootEntry| k.policy_hash == entry.policy_hash && k.values == entry.values;
+        let twice = kept.iter().any(same);
         if !twice && sealed.contains(&(entry.keyslot, entry.policy_hash)) {
             kept.push(entry);
         }

@@ -120,6 +120,38 @@ impl fmt::Display for Error {
                 let wanted = printable(wanted, 120);
                 write!(f, "no boot entry is called {wanted}; there are: {}", there.join(", "))
             }
+            Self::NothingApproved { uuid: Some(uuid) } => {
+                write!(f, "no boot of volume {} was approved on this machine", printable(uuid, 60))
+            }
+            Self::NothingApproved { uuid: None } => {
+                f.write_str("no boot was approved on this machine")
+            }
+            Self::NotApproved { reasons } => {
+                f.write_str("not approved")?;
+                let shown = reasons.iter().map(|reason| printable(reason, 240));
+                shown.enumerate().try_for_each(|(index, reason)| {
+                    write!(f, "{} {reason}", if index == 0 { ":" } else { ";" })
+                })
+            }
+            Self::ChangedSince { path } => {
+                write!(
+                    f,
+                    "{} changed since it was shown: nothing is approved",
+                    printable(path, 200)
+                )
+            }
+            Self::Narrow { entry } if entry.is_empty() => {
+                f.write_str("--narrow: it cannot be told which boot the loader starts")
+            }
+            Self::Narrow { entry } => {
+                write!(f, "--narrow: {} was not seen to open yet", printable(entry, 200))
+            }
+            Self::KeyslotGone { keyslot } => {
+                write!(
+                    f,
+                    "keyslot {keyslot}, which approved boots open, is not there as it was made"
+                )
+            }
             Self::RecordFull => f.write_str("eight boots are approved already"),
             Self::RecordNewer { token } => {
                 write!(f, "the record in token {token} is of a later version of vmseal")

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use super::change::ChangeKind;
 use crate::measurement::text::printable;
 use crate::vouch::Voucher;
 use crate::vouch::bounded::{Folder, lines};
@@ -16,66 +17,6 @@ const FILE: &str = "reseal.conf";
 const MAX_LEN: u64 = 64 << 10;
 /// Characters of a line that an error shows.
 const SHOWN: usize = 60;
-
-/// What of a boot has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ChangeKind {
-    /// The kernel's image.
-    Kernel,
-    /// The initial ramdisk.
-    Initrd,
-    /// The kernel's command line.
-    Cmdline,
-    /// The boot menu: GRUB's configuration, or a loader's entries.
-    Menu,
-    /// What the firmware starts, up to the kernel.
-    Loader,
-    /// The firmware and its settings.
-    Firmware,
-    /// Whether Secure Boot is on, and what it lets start.
-    SecureBoot,
-}
-
-impl ChangeKind {
-    /// Every kind.
-    pub const ALL: [Self; 7] = [
-        Self::Kernel,
-        Self::Initrd,
-        Self::Cmdline,
-        Self::Menu,
-        Self::Loader,
-        Self::Firmware,
-        Self::SecureBoot,
-    ];
-
-    /// The name that the file has for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kernel => "kernel",
-            Self::Initrd => "initrd",
-            Self::Cmdline => "cmdline",
-            Self::Menu => "menu",
-            Self::Loader => "loader",
-            Self::Firmware => "firmware",
-            Self::SecureBoot => "secure-boot",
-        }
-    }
-
-    /// What holds where the file says nothing: files that updates bring are approved where somebody
-    /// vouches for them.
-    fn default_consent(self) -> Consent {
-        match self {
-            Self::Kernel | Self::Initrd | Self::Menu => Consent::Vouched,
-            Self::Cmdline | Self::Loader | Self::Firmware | Self::SecureBoot => Consent::No,
-        }
-    }
-}
-
-impl fmt::Display for ChangeKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
 
 /// Whether a change is approved with nobody asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,7 +138,7 @@ impl Conf {
 
     /// What holds for a kind.
     pub fn consent(&self, kind: ChangeKind) -> Consent {
-        self.told.get(&kind).map_or(kind.default_consent(), |(_, consent)| *consent)
+        self.told.get(&kind).map_or_else(|| by_default(kind), |(_, consent)| *consent)
     }
 
     /// Whether a change may be approved with nobody asked. `voucher` is that of the file that changed;
@@ -237,6 +178,18 @@ impl Conf {
             }
         }
         Ok(conf)
+    }
+}
+
+/// What holds where the file says nothing: files that updates bring are approved where somebody vouches
+/// for them.
+fn by_default(kind: ChangeKind) -> Consent {
+    match kind {
+        ChangeKind::Kernel | ChangeKind::Initrd | ChangeKind::Menu => Consent::Vouched,
+        ChangeKind::Cmdline
+        | ChangeKind::Loader
+        | ChangeKind::Firmware
+        | ChangeKind::SecureBoot => Consent::No,
     }
 }
 

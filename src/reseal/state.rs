@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::measurement::text::printable;
 use crate::measurement::{Digest, PcrBank, PcrIndex, PcrValues};
 use crate::policy::PolicyDigest;
-use crate::token::JournalHead;
+use crate::token::{JournalHead, Record, boot_id};
 
 /// Most bytes of one text.
 const MAX_TEXT: usize = 4096;
@@ -47,6 +48,9 @@ pub struct VolumeState {
     /// Fingerprint of the authority's key, where one signs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
+    /// Components that no PCR covers, as was accepted when the volume was enrolled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uncovered: Vec<String>,
     /// The approved boots, oldest first.
     pub entries: Vec<Approved>,
     #[serde(flatten)]
@@ -69,8 +73,8 @@ pub struct Approved {
     pub standing: Standing,
     /// SHA-256 of each file that was approved, by path.
     pub artifacts: BTreeMap<String, Digest>,
-    /// The file of its expected events.
-    pub expected: Option<String>,
+    /// The loader's name for it.
+    pub entry: Option<String>,
     other: Map<String, Value>,
 }
 
@@ -84,6 +88,8 @@ impl State {
     /// Most approved boots of one volume: those of the header, and as many whose keyslot is still to be
     /// made or removed.
     pub const MAX_ENTRIES: usize = 16;
+    /// Most boots of one volume that are approved for good: those that the header can carry.
+    pub const MAX_APPROVED: usize = Record::MAX_ENTRIES;
 
     /// Reads a state.
     ///
@@ -110,17 +116,21 @@ impl VolumeState {
     /// boot: it is approved anew, and keeps what has been made for it.
     pub fn approve(&mut self, mut entry: Approved) {
         self.generation = self.generation.max(entry.generation);
+        let generation = entry.generation;
         let known = |old: &Approved| old.is_of(&entry.policy_hash, &entry.values);
         if let Some(position) = self.entries.iter().position(known) {
             let old = self.entries.remove(position);
             entry.keyslot = entry.keyslot.or(old.keyslot);
-            entry.expected = entry.expected.or(old.expected);
+            entry.entry = entry.entry.or(old.entry);
             if old.standing == Standing::Confirmed {
                 entry.standing = Standing::Confirmed;
             }
         }
-        for old in self.entries.iter_mut().filter(|old| old.standing == Standing::New) {
-            old.standing = Standing::Old;
+        let is_older = |old: &&mut Approved| old.generation < generation;
+        for old in self.entries.iter_mut().filter(is_older) {
+            if old.standing == Standing::New {
+                old.standing = Standing::Old;
+            }
         }
         while self.entries.len() >= State::MAX_ENTRIES {
             // What was never made goes first.
@@ -137,6 +147,27 @@ impl VolumeState {
         values: &PcrValues,
     ) -> Option<&mut Approved> {
         self.entries.iter_mut().find(|entry| entry.is_of(policy, values))
+    }
+
+    /// An approved boot with these values, which has a keyslot.
+    pub fn entry_of(&self, values: &PcrValues) -> Option<&Approved> {
+        self.entries.iter().find(|entry| entry.keyslot.is_some() && entry.values == *values)
+    }
+
+    /// Whether a boot with these values is approved.
+    pub fn approves(&self, values: &PcrValues) -> bool {
+        self.entry_of(values).is_some()
+    }
+
+    /// Takes the approval from a boot.
+    pub fn withdraw(&mut self, entry: &Approved) {
+        self.entries.retain(|other| !other.is_of(&entry.policy_hash, &entry.values));
+    }
+
+    /// What was approved under `policy` is opened by this keyslot from now on.
+    pub fn move_to(&mut self, policy: &PolicyDigest, keyslot: u32) {
+        let made = |entry: &&mut Approved| entry.policy_hash == *policy && entry.keyslot.is_some();
+        self.entries.iter_mut().filter(made).for_each(|entry| entry.keyslot = Some(keyslot));
     }
 
     /// Removes the entries of keyslots that are gone.
@@ -160,9 +191,23 @@ impl Approved {
             generation,
             standing: Standing::New,
             artifacts: BTreeMap::new(),
-            expected: None,
+            entry: None,
             other: Map::new(),
         }
+    }
+
+    /// Its name, for people.
+    pub fn name(&self) -> String {
+        const MAX: usize = 200;
+        match &self.entry {
+            Some(entry) => printable(entry, MAX),
+            None => format!("boot {}", self.id()),
+        }
+    }
+
+    /// [`boot_id`] of it.
+    pub fn id(&self) -> String {
+        boot_id(&self.policy_hash, &self.values)
     }
 
     fn is_of(&self, policy: &PolicyDigest, values: &PcrValues) -> bool {
@@ -194,7 +239,7 @@ struct ApprovedText {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     artifacts: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    expected: Option<String>,
+    entry: Option<String>,
     #[serde(flatten)]
     other: Map<String, Value>,
 }
@@ -262,7 +307,7 @@ impl TryFrom<ApprovedText> for Approved {
             let digest = digest(PcrBank::Sha256, &hex).map_err(|e| format!("artifacts: {e}"))?;
             artifacts.insert(path, digest);
         }
-        at_most("bytes of a path", text.expected.as_deref().unwrap_or_default().len(), MAX_TEXT)?;
+        at_most("bytes of a name", text.entry.as_deref().unwrap_or_default().len(), MAX_TEXT)?;
         Ok(Self {
             policy_hash: PolicyDigest::from_bytes(&hash)
                 .map_err(|error| format!("policy_hash: {error}"))?,
@@ -271,7 +316,7 @@ impl TryFrom<ApprovedText> for Approved {
             generation: text.generation,
             standing: text.state,
             artifacts,
-            expected: text.expected,
+            entry: text.entry,
             other: text.other,
         })
     }
@@ -288,7 +333,7 @@ impl From<Approved> for ApprovedText {
             generation: entry.generation,
             state: entry.standing,
             artifacts: entry.artifacts.iter().map(|(path, d)| (path.clone(), text(d))).collect(),
-            expected: entry.expected,
+            entry: entry.entry,
             other: entry.other,
         }
     }

@@ -27,6 +27,7 @@ const STATE: &str = "state.json";
 const NEW_STATE: &str = ".state.json.new";
 const JOURNAL: &str = "journal.jsonl";
 const LOCK: &str = ".lock";
+const ALONE: &str = ".reseal.lock";
 /// Most bytes of a journal: some 20,000 approvals.
 const MAX_JOURNAL: u64 = 32 << 20;
 /// Most findings that a line about them repeats.
@@ -69,6 +70,10 @@ impl Store {
         self.folder.join(STATE)
     }
 
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Reads both, without the lock.
     ///
     /// # Errors
@@ -84,23 +89,40 @@ impl Store {
     /// # Errors
     /// [`StoreError::Busy`] after ten seconds, and those of reading.
     pub fn lock(&self) -> Result<Locked, StoreError> {
+        let lock = self.locked(LOCK)?;
+        Ok(Locked { folder: self.folder.clone(), state: read_state(&self.folder)?, _lock: lock })
+    }
+
+    /// Keeps every other approval waiting, from the plan to the end, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] after ten seconds.
+    pub fn alone(&self) -> Result<Alone, StoreError> {
+        self.locked(ALONE).map(|lock| Alone { _lock: lock })
+    }
+
+    fn locked(&self, name: &str) -> Result<OwnedFd, StoreError> {
         let folder = &self.folder;
         let io = |error: &std::io::Error| StoreError::io(folder, error);
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| io(&e))?;
-        let path = folder.join(LOCK);
+        let path = folder.join(name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let lock = open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(|e| errno(&path, e))?;
         let give_up = Instant::now() + PATIENCE;
         loop {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
+                Ok(()) => return Ok(lock),
                 Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < give_up => sleep(POLL),
                 Err(Errno::WOULDBLOCK | Errno::INTR) => return Err(StoreError::Busy { path }),
                 Err(error) => return Err(errno(&path, error)),
             }
         }
-        Ok(Locked { folder: folder.clone(), state: read_state(folder)?, _lock: lock })
     }
+}
+
+/// The right to plan and to apply, which one process has.
+pub struct Alone {
+    _lock: OwnedFd,
 }
 
 impl Seen {

@@ -13,6 +13,6 @@ pub use blob::SealedObject;
 pub use field::TokenError;
 pub use journal_head::{JournalHead, NoJournalHead};
 pub use pin::{PinDerivation, PinKeys};
-pub use record::{BootEntry, EntryState, Pending, Record};
+pub use record::{BootEntry, EntryState, Pending, Record, boot_id};
 pub use summary::Summary;
 pub use systemd_tpm2::{Kind, Sealed, SystemdTpm2, Writer};

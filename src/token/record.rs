@@ -101,6 +101,11 @@ impl BootEntry {
         }
     }
 
+    /// [`boot_id`] of it.
+    pub fn id(&self) -> String {
+        boot_id(&self.policy_hash, &self.values)
+    }
+
     /// The first bytes of an event's digest, as [`BootEntry::events`] keeps them.
     pub fn event_prefix(digest: &[u8]) -> Option<[u8; PREFIX]> {
         digest.first_chunk::<PREFIX>().copied()
@@ -297,6 +302,16 @@ impl BootEntry {
         json.insert("state".into(), "approved".into());
         Value::Object(json)
     }
+}
+
+/// What tells an approved boot from others: the first digits of a digest of policy and values, in
+/// hexadecimal.
+pub fn boot_id(policy: &PolicyDigest, values: &PcrValues) -> String {
+    const DIGITS: usize = 16;
+    let mut text = format!("{policy}:{}", values.bank());
+    values.iter().for_each(|(pcr, value)| text += &format!(":{pcr}={value}"));
+    let digest = PcrBank::Sha256.hash(text.as_bytes()).to_string();
+    digest.chars().take(DIGITS).collect()
 }
 
 fn is_short(pin: &Value) -> bool {

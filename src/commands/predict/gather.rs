@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vmseal::Error;
 use vmseal::artifact::efivar::{PolicyVariable, PolicyVariables, VariableError};
@@ -29,6 +29,7 @@ pub struct Gathered {
     early: Option<UserspaceLog>,
     base_files: Vec<Box<dyn Files>>,
     next_files: Vec<Box<dyn Files>>,
+    folders: Vec<Folder>,
     named: Named,
     listed: Named,
     cmdline: Option<String>,
@@ -63,6 +64,12 @@ impl Gathered {
         use_them(&base, &next)
     }
 
+    /// Where a file of the running system lies.
+    pub fn locate(&self, volume: Volume, path: &str) -> Option<PathBuf> {
+        let mut folders = self.folders.iter().filter(|folder| folder.volume() == volume);
+        folders.find_map(|folder| folder.locate(path).ok().flatten())
+    }
+
     /// The paths of `--set` that no entry reads.
     pub fn unused(&self) -> impl Iterator<Item = String> {
         self.named.unused().map(Spelled::path)
@@ -79,6 +86,7 @@ pub fn gather(global: &Global, args: &Predict) -> Result<Gathered, Error> {
         early,
         base_files: Vec::new(),
         next_files: Vec::new(),
+        folders: Vec::new(),
         named: Named::default(),
         listed: Named::default(),
         cmdline: args.cmdline.as_deref().map(text_or_file).transpose()?,
@@ -191,6 +199,7 @@ impl Gathered {
                 Volume::Boot => args.boot.is_some() || args.base_boot.is_some(),
             };
             if !named {
+                self.folders.push(folder.clone());
                 self.next_files.push(Box::new(folder));
             }
         }

@@ -3,8 +3,15 @@
 mod gather;
 mod report;
 
+use std::path::PathBuf;
+
+use gather::Gathered;
 use vmseal::Error;
-use vmseal::prediction::{Prediction, predict};
+use vmseal::artifact::Volume;
+use vmseal::files::{Seen, Watched};
+use vmseal::prediction::{Next, Prediction, predict};
+use vmseal::reseal::MENU;
+use vmseal::vouch::FileDigests;
 
 use super::Done;
 use super::terminal::Talk;
@@ -31,8 +38,64 @@ pub fn run(global: &Global, args: &Predict, talk: Talk) -> Done {
 /// # Errors
 /// Those of gathering.
 pub fn of_running(global: &Global) -> Result<Prediction, Error> {
-    let gathered = gather::gather(global, &Predict::default())?;
-    gathered.with_inputs(predict).map_err(Error::BaseNotReproduced)
+    Foreseen::of_running(global).map(|foreseen| foreseen.prediction)
+}
+
+/// The next boot of the running system, and what it was foreseen from.
+pub struct Foreseen {
+    gathered: Gathered,
+    /// The boot.
+    pub prediction: Prediction,
+    seen: Seen,
+}
+
+impl Foreseen {
+    /// Predicts it.
+    ///
+    /// # Errors
+    /// Those of gathering.
+    pub fn of_running(global: &Global) -> Result<Self, Error> {
+        let gathered = gather::gather(global, &Predict::default())?;
+        let (prediction, seen) = gathered.with_inputs(|base, next| {
+            let watched = Watched::new(next.files);
+            let next = Next {
+                files: &watched,
+                trees: &watched,
+                cmdline: next.cmdline.clone(),
+                loader: next.loader.clone(),
+                sections: next.sections.clone(),
+                machine: next.machine.clone(),
+            };
+            (predict(base, &next), watched.into_seen())
+        });
+        Ok(Self { prediction: prediction.map_err(Error::BaseNotReproduced)?, gathered, seen })
+    }
+
+    /// The first file or folder that is no longer as it was when the boot was predicted.
+    pub fn changed(&self) -> Option<String> {
+        self.gathered.with_inputs(|_, next| self.seen.changed(next.files))
+    }
+
+    /// A file that the boot reads, where it lies, and its digests: of the very bytes that the
+    /// prediction is from.
+    ///
+    /// # Errors
+    /// [`Error::ChangedSince`], and those of reading.
+    pub fn digests(&self, path: &str) -> Result<Option<(PathBuf, FileDigests)>, Error> {
+        let is_it = |(_, known): &(Volume, &str)| {
+            *known == path || (path == MENU && known.ends_with("/grub.cfg"))
+        };
+        let Some((volume, path)) = self.seen.files().find(is_it) else { return Ok(None) };
+        self.gathered.with_inputs(|_, next| {
+            let changed = || Error::ChangedSince { path: path.to_owned() };
+            let source = self.seen.reopen(next.files, volume, path).ok_or_else(changed)?;
+            let digests = FileDigests::of(source.as_ref());
+            let lies = self.gathered.locate(volume, path).unwrap_or_else(|| path.into());
+            digests
+                .map(|digests| Some((lies, digests)))
+                .map_err(|error| Error::Artifact { path: path.into(), cause: error.to_string() })
+        })
+    }
 }
 
 /// The entries that were asked for.

@@ -14,7 +14,7 @@ fn entry(byte: u8) -> Approved {
     let mut entry = Approved::new(PolicyDigest::default(), values(byte), byte.into());
     entry.keyslot = Some(byte.into());
     entry.artifacts.insert("/boot/vmlinuz".into(), PcrBank::Sha256.hash(b"kernel"));
-    entry.expected = Some("/boot/vmseal/expected-1.json".into());
+    entry.entry = Some("debian.conf".into());
     entry
 }
 

@@ -1,0 +1,55 @@
+//! `vmseal reseal` and `vmseal confirm`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// `vmseal reseal`
+#[derive(Debug, Args)]
+pub struct Reseal {
+    /// Volumes [default: each one that boots are approved for on this machine]
+    #[arg(value_name = "DEVICE")]
+    pub devices: Vec<PathBuf>,
+    /// Show what would be approved, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Approve what is shown without being asked
+    #[arg(long, conflicts_with = "unattended")]
+    pub yes: bool,
+    /// Ask nobody: approve what /etc/vmseal/reseal.conf allows, or nothing. Without a terminal this
+    /// is the default
+    #[arg(long)]
+    pub unattended: bool,
+    /// Approve this entry too, although it has a command line of its own; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub entry: Vec<String>,
+    /// Approve this file although nobody vouches for it, after a boot that was not approved; may be
+    /// given several times
+    #[arg(long, value_name = "FILE")]
+    pub accept: Vec<String>,
+    /// Leave only the boot approved that the loader starts by itself, once it was seen to open
+    #[arg(long)]
+    pub narrow: bool,
+    /// Read the passphrase of a volume that is sealed to literal values from this file
+    #[arg(long, value_name = "FILE")]
+    pub unlock_key_file: Option<PathBuf>,
+    /// This machine's own key [default: /etc/vmseal/authority.pem]
+    #[arg(long, value_name = "FILE")]
+    pub authority_key: Option<PathBuf>,
+}
+
+/// `vmseal built`
+#[derive(Debug, Args)]
+pub struct Built {
+    /// Files that this machine has just built: initrds, unified kernel images, GRUB's menu
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+/// `vmseal confirm`
+#[derive(Debug, Args)]
+pub struct Confirm {
+    /// This machine's own key [default: /etc/vmseal/authority.pem]
+    #[arg(long, value_name = "FILE")]
+    pub authority_key: Option<PathBuf>,
+}

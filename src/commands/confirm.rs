@@ -1,0 +1,223 @@
+//! `vmseal confirm`: after a boot, compares what was approved with what was seen, and withdraws what
+//! nothing starts any more.
+
+use serde_json::{Value, json};
+use vmseal::Error;
+use vmseal::boot::{BootLogs, BootReport, OpenedBy, VolumeReport};
+use vmseal::enroll::{self, KeyslotUse, Target as Revoked, revoke};
+use vmseal::luks::{Device, HeaderCopy};
+use vmseal::measurement::text::printable;
+use vmseal::reseal::{Approved, Kind, Standing, Store, VolumeState, Wanted};
+
+use super::boots;
+use super::keeper::{Announced, Keeper};
+use super::predict::Foreseen;
+use super::reseal::{Keys, Target};
+use super::terminal::Talk;
+use super::{Done, inputs};
+use crate::cli::{Confirm, Global};
+
+/// Confirms the boots of every volume that the boot step opened.
+pub fn run(global: &Global, args: &Confirm, talk: Talk) -> Done {
+    let store = Store::below(&global.root);
+    let _alone = store.alone().map_err(Error::from)?;
+    let Some(report) = BootReport::read(&global.root) else {
+        talk.prose("the boot step of vmseal has not run in this boot: there is nothing to confirm");
+        return Ok(());
+    };
+    let state = store.read().map_err(Error::from)?.state;
+    let targets = match Target::all(global, &[], &state, talk) {
+        Err(Error::NothingApproved { .. }) => {
+            talk.prose("no boot was approved on this machine: there is nothing to confirm");
+            return Ok(());
+        }
+        targets => targets?,
+    };
+    let tpm = inputs::tpm(global)?;
+    let logs = inputs::boot_logs(global, global.eventlog.as_deref(), None)?;
+    let keys = Keys::of(global, args.authority_key.as_deref(), &targets, &tpm)?;
+    // What the boots to come are only tells what may be withdrawn.
+    let foreseen = Foreseen::of_running(global)
+        .inspect_err(|error| talk.detail(format_args!("nothing is withdrawn: {error}")));
+    let mut told = vec![];
+    for target in &targets {
+        let is_its = |volume: &&VolumeReport| volume.uuid.as_deref() == Some(&target.uuid);
+        let Some(volume) = report.volumes.iter().find(is_its) else { continue };
+        let this = target.this_boot(keys.public(), &logs, &tpm)?;
+        let seen = Seen { global, target, this: &this, volume, logs: &logs, talk };
+        told.push(match volume.by {
+            Some(OpenedBy::Tpm) => seen.opened(&keys, foreseen.as_ref().ok())?,
+            Some(OpenedBy::Passphrase) => seen.typed(foreseen.as_ref().ok())?,
+            None => continue,
+        });
+    }
+    super::reseal::sweep(global, &store.read().map_err(Error::from)?.state);
+    if talk.json {
+        talk.object(&json!({ "volumes": told }));
+    }
+    Ok(())
+}
+
+/// One volume of this boot.
+struct Seen<'a> {
+    global: &'a Global,
+    target: &'a Target,
+    this: &'a enroll::Plan,
+    volume: &'a VolumeReport,
+    logs: &'a BootLogs,
+    talk: Talk,
+}
+
+impl Seen<'_> {
+    /// The TPM opened it: this boot has proved itself.
+    fn opened(&self, keys: &Keys, foreseen: Option<&Foreseen>) -> Result<Value, Error> {
+        let (target, talk) = (self.target, self.talk);
+        let device = target.device.display();
+        let Some(entry) = target.volume.entry_of(&self.this.values) else {
+            talk.remark(format_args!(
+                "WARNING: the TPM opened {device}, though this machine approved no such boot: vmseal status tells what else the header opens for"
+            ));
+            return Ok(self.told("unknown", None, &[]));
+        };
+        let wanted = Wanted { retire: true, ..Wanted::default() };
+        let retired = match foreseen {
+            Some(foreseen) => {
+                let plan = target.plan(self.global, self.this, self.logs, foreseen, &wanted);
+                plan.map(|plan| plan.retired).unwrap_or_default()
+            }
+            None => vec![],
+        };
+        self.tell_unseen(&retired);
+        let was_typed = boots::are_typed(self.global);
+        if entry.standing != Standing::Confirmed || !retired.is_empty() || was_typed {
+            self.confirm(keys, entry, &retired)?;
+        }
+        talk.prose(format_args!("{device} was opened by its TPM, as approved: {}", entry.name()));
+        for entry in &retired {
+            talk.prose(format_args!(
+                "withdrawn, since nothing starts it any more: {}",
+                entry.name()
+            ));
+        }
+        Ok(self.told("tpm", Some(entry), &retired))
+    }
+
+    fn confirm(&self, keys: &Keys, entry: &Approved, retired: &[Approved]) -> Result<(), Error> {
+        let target = self.target;
+        let change = |volume: &mut VolumeState| {
+            if let Some(entry) = volume.entry_mut(&entry.policy_hash, &entry.values) {
+                entry.standing = Standing::Confirmed;
+            }
+            retired.iter().for_each(|entry| volume.withdraw(entry));
+        };
+        let names: Vec<String> = retired.iter().map(Approved::name).collect();
+        let body = json!({
+            "entry": entry.name(), "pcrs": entry.values, "retired": names,
+            "boot": boots::boot_id(self.global),
+        });
+        let keeper = Keeper::of(self.global, &target.device, &target.uuid, self.talk);
+        let announced = keeper.as_ref().map(|keeper| keeper.announce(Kind::Confirm, body, change));
+        let head = announced.transpose()?.as_ref().map(Announced::head);
+        if retired.is_empty() {
+            return Ok(());
+        }
+        let mut then = target.volume.clone();
+        change(&mut then);
+        let mut device = Device::open(&target.device, None)?;
+        match keys.header(target, self.this) {
+            Some(header) => {
+                header.write(&mut device, &then, &super::reseal::Events::default(), head)?;
+                drop(device);
+                header.leave(self.global, &then, retired, self.talk);
+            }
+            None => {
+                for keyslot in retired.iter().filter_map(|entry| entry.keyslot) {
+                    revoke(&mut device, Revoked::Keyslot(keyslot), head)?;
+                    inputs::forget_expected(self.global, keyslot, self.talk);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was approved last and is not what runs.
+    fn tell_unseen(&self, retired: &[Approved]) {
+        let is_unseen = |entry: &&Approved| {
+            entry.standing == Standing::New
+                && entry.values != self.this.values
+                && !retired.contains(entry)
+        };
+        for entry in self.target.volume.entries.iter().filter(is_unseen) {
+            self.talk.prose(format_args!("approved, and not seen to open yet: {}", entry.name()));
+        }
+    }
+
+    /// Somebody typed a passphrase: once for each boot that is on record, with the reason.
+    fn typed(&self, foreseen: Option<&Foreseen>) -> Result<Value, Error> {
+        let target = self.target;
+        let boot = boots::boot_id(self.global);
+        let metadata = HeaderCopy::read(&target.device, None)?;
+        let by_key = self.volume.keyslot.map(|slot| KeyslotUse::of(metadata.metadata(), slot));
+        drop(metadata);
+        let (kind, by) = match by_key {
+            Some(KeyslotUse::RecoveryKey) => (Kind::RecoveryKeyBoot, "recovery-key"),
+            _ => (Kind::PassphraseBoot, "passphrase"),
+        };
+        let wrong = self.wrong_prediction(foreseen);
+        if !boots::is_on_record(self.global, &boot, &target.uuid) {
+            let body = json!({ "boot": boot, "cause": self.volume.cause, "bug": wrong });
+            let keeper = Keeper::of(self.global, &target.device, &target.uuid, self.talk);
+            if let Some(keeper) = &keeper {
+                keeper.announce(kind, body, |_| ())?;
+            }
+        }
+        let cause = self.volume.cause.as_deref().unwrap_or("the TPM did not open it");
+        let (device, cause) = (target.device.display(), printable(cause, 300));
+        self.talk.prose(format_args!("{device} was opened by {by}: {cause}"));
+        match &wrong {
+            Some(bug) => self.talk.remark(format_args!(
+                "the files are those that were approved, so that the prediction was wrong, which is a bug of vmseal: please report it, with: {bug}"
+            )),
+            None => self.talk.prose(
+                "if you know why and want to keep what runs, look at it and approve it: vmseal reseal",
+            ),
+        }
+        Ok(self.told(by, None, &[]))
+    }
+
+    /// The event in which this boot is not as predicted, though its files are as approved.
+    fn wrong_prediction(&self, foreseen: Option<&Foreseen>) -> Option<String> {
+        let foreseen = foreseen?;
+        let store = Store::below(&self.global.root);
+        let newest = self
+            .target
+            .volume
+            .entries
+            .iter()
+            .rev()
+            .find(|entry| entry.standing == Standing::New && !entry.artifacts.is_empty())?;
+        let is_same = |(path, digest): (&String, &vmseal::measurement::Digest)| {
+            let now = foreseen.digests(path).ok().flatten();
+            now.is_some_and(|(_, now)| now.sha256 == *digest)
+        };
+        if !newest.artifacts.iter().all(is_same) {
+            return None;
+        }
+        let expected = store.events(newest)?;
+        let cmdline = inputs::cmdline(self.global);
+        let seen = self.logs.notes(expected.bank, cmdline.as_deref());
+        let selection = newest.values.selection();
+        let findings = expected.explain(&seen);
+        let mut moved =
+            findings.iter().filter(|one| one.pcrs.iter().any(|pcr| selection.has(*pcr)));
+        moved.next().map(|finding| printable(&finding.to_string(), 400))
+    }
+
+    fn told(&self, by: &str, entry: Option<&Approved>, retired: &[Approved]) -> Value {
+        let retired: Vec<String> = retired.iter().map(Approved::name).collect();
+        json!({
+            "uuid": self.target.uuid, "opened_by": by,
+            "entry": entry.map(Approved::name), "retired": retired,
+        })
+    }
+}
