@@ -59,11 +59,13 @@ install: ## into $(DESTDIR)$(PREFIX)
 	$(RELEASE)/vmseal generate bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmseal
 	$(RELEASE)/vmseal generate zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vmseal
 	$(RELEASE)/vmseal generate fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vmseal.fish
-	$(if $(filter /usr,$(PREFIX)),$(INSTALL_HOOKS),@echo "the hooks of initramfs-tools and dracut are installed with PREFIX=/usr only")
+	$(if $(filter /usr,$(PREFIX)),$(INSTALL_HOOKS),@echo "the hooks of initramfs-tools, dracut and kernel updates are installed with PREFIX=/usr only")
 
-# Where the two look for them, and nowhere else. They call /usr/lib/vmseal/vmseal-boot.
+# Where others look for them, and nowhere else. They call what is in /usr/lib/vmseal.
 define INSTALL_HOOKS
 install -d $(DESTDIR)/usr/share/initramfs-tools $(DESTDIR)/usr/lib/dracut/modules.d
+cp -RP --preserve=mode system/. $(DESTDIR)/
+install -D -m 644 packaging/reseal.conf $(DESTDIR)/etc/vmseal/reseal.conf
 cp -R --preserve=mode initramfs-hooks/. $(DESTDIR)/usr/share/initramfs-tools
 cp -R --preserve=mode dracut/90vmseal $(DESTDIR)/usr/lib/dracut/modules.d
 endef

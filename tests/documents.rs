@@ -32,7 +32,7 @@ fn options(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 12] = [
     "enroll",
     "adopt",
     "unlock",
@@ -42,6 +42,8 @@ const COMMANDS: [&str; 10] = [
     "eventlog",
     "explain",
     "predict",
+    "reseal",
+    "confirm",
     "journal",
 ];
 

@@ -87,7 +87,6 @@ fn kill_everywhere(guest: &Guest, verb: &[&str], check: impl Fn(&str)) -> usize 
     for call in ["write", "fsync", "rename"] {
         assert!(points.contains_key(call), "{points:?}");
     }
-    println!("{verb:?}: {points:?}");
     points.values().sum()
 }
 
@@ -115,8 +114,7 @@ fn reseal_and_confirm_may_be_killed_at_any_instant() {
         assert_eq!(volume["entries"].as_array().unwrap().len(), approved, "{point}");
         assert_eq!(header_and_slots(guest), slots, "{point}");
     };
-    let resealing =
-        kill_everywhere(&guest, &["reseal", "--yes"], |point| ended(&guest, 2, point));
+    let resealing = kill_everywhere(&guest, &["reseal", "--yes"], |point| ended(&guest, 2, point));
     run(&mut guest.command(&["reseal", "--yes"])).ok();
     guest.reboot();
     assert!(guest.boot_step());

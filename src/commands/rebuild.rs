@@ -197,7 +197,10 @@ fn run(root: &Path, words: &[String], talk: Talk) -> Result<(), String> {
         true => Stdio::null(),
         false => stderr().as_fd().try_clone_to_owned().map_err(words)?.into(),
     };
-    let status = Command::new(path).args(arguments).stdin(Stdio::null()).stdout(stdout).status();
+    let mut command = Command::new(path);
+    // The hook of kernel updates would approve what is about to be sealed to.
+    command.env("VMSEAL_ENROLLING", "1");
+    let status = command.args(arguments).stdin(Stdio::null()).stdout(stdout).status();
     match status.map_err(words)? {
         status if status.success() => Ok(()),
         status => Err(status.to_string()),

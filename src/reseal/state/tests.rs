@@ -117,8 +117,8 @@ fn an_edited_state_is_named() {
         ("artifacts", |json| {
             json["volumes"]["uuid"]["entries"][0]["artifacts"]["/x"] = json!("00");
         }),
-        ("bytes of a path", |json| {
-            json["volumes"]["uuid"]["entries"][0]["expected"] = json!("x".repeat(5000));
+        ("bytes of a name", |json| {
+            json["volumes"]["uuid"]["entries"][0]["entry"] = json!("x".repeat(5000));
         }),
     ];
     for (says, edit) in edits {
