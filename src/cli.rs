@@ -32,7 +32,7 @@ impl Cli {
     pub fn from_arguments() -> Result<Self, clap::Error> {
         let cli = Self::try_parse()?;
         match &cli.command {
-            Command::Enroll(args @ Enroll { policy: PolicyMode::Pcr, .. })
+            Command::Enroll(args @ Enroll { policy: Some(PolicyMode::Pcr), .. })
                 if args.authority_public.is_some() || args.authority_key.is_some() =>
             {
                 let words = "--authority-public and --authority-key go with --policy authority";
@@ -128,10 +128,11 @@ pub struct Enroll {
     /// The volume.
     #[command(flatten)]
     pub volume: Volume,
-    /// How the TPM decides: pcr binds to the literal values of one boot, authority to whatever
-    /// values a key has signed. The default stays pcr until updates are signed by vmseal itself
-    #[arg(long, value_enum, default_value_t = PolicyMode::Pcr)]
-    pub policy: PolicyMode,
+    /// How the TPM decides: authority binds to whatever values a key has signed, so that updates
+    /// need no passphrase; pcr to the literal values of one boot [default: authority, or pcr where
+    /// this machine has no safe place for a key]
+    #[arg(long, value_enum)]
+    pub policy: Option<PolicyMode>,
     /// With --policy authority: public half, in PEM, of the key that signs elsewhere. Without it
     /// this machine signs by its own key, and makes one if need be
     #[arg(long, value_name = "FILE")]

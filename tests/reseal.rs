@@ -73,7 +73,10 @@ fn an_approved_update_opens_and_the_boot_before_it_until_it_has_proved_itself() 
         assert_eq!(guest.next_log(), old_log);
         guest.reboot();
         assert!(!guest.boot_step(), "{case:?}");
-        reseal(&guest, "confirm", &[]).ok().says("");
+        let said = reseal(&guest, "confirm", &["--json"]).ok().json();
+        assert_eq!(said["volumes"][0]["opened_by"], "passphrase");
+        let message = fs::read_to_string(guest.path("run/motd.d/vmseal")).unwrap();
+        assert!(message.contains("PCR 9"), "{message}");
         run(&mut guest.command(&["journal", "--verify"])).ok();
         let journal = run(&mut guest.command(&["journal"])).ok();
         assert!(journal.stdout.contains("passphrase-boot"), "{journal:#?}");

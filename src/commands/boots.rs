@@ -58,6 +58,9 @@ impl TypedBoots {
             let cause = printable(cause.as_deref().unwrap_or("the TPM did not"), 200);
             talk.prose(format_args!("in this boot a passphrase opened {name}: {cause}"));
         }
+        if !self.volumes.is_empty() {
+            talk.prose("look at what changed, and approve it if it is yours: vmseal reseal");
+        }
         if self.count > 1 {
             talk.prose(format_args!("{} boots in a row were opened by passphrase", self.count));
         }

@@ -51,11 +51,45 @@ pub fn run(global: &Global, args: &Confirm, talk: Talk) -> Done {
             None => continue,
         });
     }
+    post(global, &told, talk);
     super::reseal::sweep(global, &store.read().map_err(Error::from)?.state);
     if talk.json {
         talk.object(&json!({ "volumes": told }));
     }
     Ok(())
+}
+
+/// Tells whoever logs in (pam_motd) what a passphrase opened, until a boot that needed none.
+fn post(global: &Global, told: &[Value], talk: Talk) {
+    let path = global.root.join("run/motd.d/vmseal");
+    let is_typed = |volume: &&Value| {
+        matches!(volume["opened_by"].as_str(), Some("passphrase" | "recovery-key"))
+    };
+    let lines: String = told
+        .iter()
+        .filter(is_typed)
+        .map(|volume| {
+            let text = |name: &str| printable(volume[name].as_str().unwrap_or_default(), 300);
+            format!(
+                "vmseal: {} was opened by {}: {}\n",
+                text("device"),
+                text("opened_by"),
+                text("cause")
+            )
+        })
+        .collect();
+    let posted = match lines.is_empty() {
+        true => match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        },
+        false => path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
+            std::fs::write(&path, lines + "vmseal: look at what changed, and approve it if it is yours: vmseal reseal\n")
+        }),
+    };
+    if let Err(error) = posted {
+        talk.detail(format_args!("{}: {error}", path.display()));
+    }
 }
 
 /// One volume of this boot.
@@ -216,7 +250,8 @@ impl Seen<'_> {
     fn told(&self, by: &str, entry: Option<&Approved>, retired: &[Approved]) -> Value {
         let retired: Vec<String> = retired.iter().map(Approved::name).collect();
         json!({
-            "uuid": self.target.uuid, "opened_by": by,
+            "uuid": self.target.uuid, "device": self.target.device, "opened_by": by,
+            "cause": self.volume.cause,
             "entry": entry.map(Approved::name), "retired": retired,
         })
     }

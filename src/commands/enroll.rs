@@ -43,7 +43,7 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     drop(copy);
     let tpm = inputs::tpm(global)?;
     let sources = inputs::sources(global, &args.signature)?;
-    let signer = Signer::of(global, args, &tpm)?;
+    let signer = Signer::of(global, args, &tpm, talk)?;
     let (plan, logs) = plan(global, args, &chosen, &tpm)?;
     let authority = signer.as_ref().map(|signer| signer.public().clone());
     let own = signer.as_ref().and_then(Signer::own);

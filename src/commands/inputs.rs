@@ -1,6 +1,7 @@
 //! What commands gather: the TPM, the event logs, the pins.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -69,6 +70,13 @@ pub fn own_expected_folder(global: &Global) -> Option<&Path> {
 /// the log is another system's.
 pub fn is_own_system(global: &Global) -> bool {
     global.eventlog.is_none() || global.root != Path::new("/")
+}
+
+/// Whether a volume is one of this system's, as far as that is seen: an image file came from elsewhere.
+pub fn is_of_system(global: &Global, device: &Path) -> bool {
+    let is_disk = || device.metadata().is_ok_and(|found| found.file_type().is_block_device());
+    let is_named = global.root != Path::new("/");
+    is_own_system(global) && (is_named || is_disk())
 }
 
 /// Removes the expected events of a keyslot that is gone.

@@ -2,7 +2,6 @@
 //! where that cannot be written, and one after it.
 
 use std::io::{IsTerminal, stderr, stdin};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -38,9 +37,7 @@ impl Keeper {
     /// The keeper for a volume of this system. `None` for an image that came from elsewhere: what is
     /// done to it belongs into the journal of the system that it is of.
     pub fn of(global: &Global, device: &Path, uuid: &str, talk: Talk) -> Option<Self> {
-        let is_disk = || device.metadata().is_ok_and(|found| found.file_type().is_block_device());
-        let is_named = global.root != Path::new("/");
-        (inputs::is_own_system(global) && (is_named || is_disk())).then(|| Self {
+        inputs::is_of_system(global, device).then(|| Self {
             store: Store::below(&global.root),
             root: global.root.clone(),
             // The next to look for it may stand elsewhere.

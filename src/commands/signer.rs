@@ -13,9 +13,9 @@ use vmseal::policy::{AuthorityKey, Signatures, SigningKey, verified};
 use vmseal::token::Record;
 use vmseal::tpm::Tpm;
 
-use super::authority;
 use super::carriers::retire_old_key;
 use super::terminal::Talk;
+use super::{authority, inputs};
 use crate::cli::{Enroll, Global, PolicyMode};
 
 /// Whose signatures the volume is to open for.
@@ -41,15 +41,35 @@ impl Signer {
     ///
     /// # Errors
     /// [`Error::AuthorityKey`], [`Error::Authority`].
-    pub fn of(global: &Global, args: &Enroll, tpm: &Tpm) -> Result<Option<Self>, Error> {
-        if args.policy == PolicyMode::Pcr {
+    pub fn of(
+        global: &Global,
+        args: &Enroll,
+        tpm: &Tpm,
+        talk: Talk,
+    ) -> Result<Option<Self>, Error> {
+        if args.policy == Some(PolicyMode::Pcr) {
             return Ok(None);
         }
         if args.authority_public.is_some() {
             return given(args).map(|key| key.map(Self::Given));
         }
         let store = authority::store(global, args.authority_key.as_deref());
+        let is_asked_for = args.policy.is_some() || args.authority_key.is_some();
+        if !is_asked_for && !inputs::is_of_system(global, &args.volume.device) {
+            return Ok(None);
+        }
         let own = match store.read() {
+            Err(AuthorityError::Missing { .. }) if !is_asked_for => {
+                let place = store.require_protected().map_err(Error::from);
+                if let Err(error) = place.and_then(|()| authority::owner(global, tpm, false)) {
+                    talk.remark(format_args!(
+                        "sealing to literal values, so that updates will take the passphrase: {error}"
+                    ));
+                    return Ok(None);
+                }
+                let key = SigningKey::generate().map_err(AuthorityError::from)?;
+                Own { store, key, old: None, is_new: true }
+            }
             Err(AuthorityError::Missing { .. }) => {
                 store.require_protected()?;
                 // Whatever refuses must do so before a passphrase is asked for.

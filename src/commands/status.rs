@@ -77,6 +77,9 @@ pub fn run(global: &Global, args: &Status, talk: Talk) -> Done {
     for report in &reports {
         talk.prose(report.to_text(&pcrs).trim_end());
     }
+    if reports.iter().any(VolumeReport::opens_by_signatures) {
+        talk.prose("a boot that was approved once and withdrawn still opens for whoever kept its signature, or a copy of the header: nothing counts approvals in the TPM");
+    }
     Ok(())
 }
 
@@ -127,6 +130,11 @@ fn report(
 }
 
 impl VolumeReport {
+    fn opens_by_signatures(&self) -> bool {
+        let tokens = self.judgements.iter().filter_map(|judgement| judgement.verdict.token());
+        tokens.into_iter().any(|token| token.authorization.is_some())
+    }
+
     fn has_recovery_keyslot(&self) -> bool {
         self.keyslots().any(|(_, kind)| kind == KeyslotUse::RecoveryKey)
     }

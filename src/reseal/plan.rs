@@ -246,18 +246,15 @@ impl Situation<'_> {
     /// Whether an approved boot, or the one that the loader starts by itself, has the same command
     /// line.
     fn is_known_command_line(&self, notes: &[Note]) -> bool {
-        let line = command_line(notes);
-        let Some((role, line)) = line else { return true };
+        let line = CommandLine::of(notes);
         let approved = self.expected.iter().map(|expected| expected.notes.as_slice());
         let default = self.prediction.entries.iter().filter(|entry| entry.default);
         let default = default
             .filter_map(|entry| enroll::plan_entry(self.this, self.logs, self.cmdline, entry).ok())
             .map(|next| next.notes)
             .collect::<Vec<_>>();
-        approved
-            .chain(default.iter().map(Vec::as_slice))
-            .filter_map(command_line)
-            .any(|(other, known)| other == role && is_same_command_line(known, line, 0))
+        let mut known = approved.chain(default.iter().map(Vec::as_slice)).map(CommandLine::of);
+        known.any(|known| known.is_same(&line))
     }
 
     /// Approved boots that no entry starts any more. The boot that runs has files that are open.
@@ -274,23 +271,57 @@ impl Situation<'_> {
             name && matches!(boot.outlook, Outlook::Unforeseen(_))
         };
         let is_told = |entry: &Approved| !boots.iter().any(|boot| may_be(boot, entry));
+        // What is sealed in another way has a keyslot of its own, which is not looked after here.
+        let is_of_plan = |entry: &Approved| {
+            let plan = enroll::Plan { values: entry.values.clone(), ..self.this.clone() };
+            plan.policy_digest() == entry.policy_hash
+        };
         let is_gone = |entry: &&Approved| {
             let runs = entry.values == self.this.values;
             // What has opened before may be wanted again, until a boot after it was good.
             let gone =
                 is_told(entry) && !runs && (wanted.retire || entry.standing != Standing::Confirmed);
-            !stays(&entry.values) && (gone || wanted.narrow)
+            is_of_plan(entry) && !stays(&entry.values) && (gone || wanted.narrow)
         };
         self.volume.entries.iter().filter(is_gone).cloned().collect()
     }
 }
 
-/// The text of the command line that a boot measures, and how.
-fn command_line(notes: &[Note]) -> Option<(Role, &str)> {
-    let roles = [Role::CommandLine, Role::LoadOptions];
-    let of = |role| notes.iter().find(|note| note.role == role && !note.text.is_empty());
-    let note = roles.into_iter().find_map(of)?;
-    Some((note.role, note.text.as_str()))
+/// The command line of a boot, as far as it is measured in a way of its own.
+enum CommandLine<'a> {
+    /// Its text, and how it was measured.
+    Text(Role, &'a str),
+    /// That of a unified kernel image: the first bytes of the digest.
+    Section(&'a [u8]),
+    /// Nothing is known of it.
+    Unknown,
+}
+
+impl<'a> CommandLine<'a> {
+    fn of(notes: &'a [Note]) -> Self {
+        let text = |role| notes.iter().find(|note| note.role == role && !note.text.is_empty());
+        let section = |note: &&Note| note.role == Role::Section && note.text == ".cmdline";
+        if let Some(note) = text(Role::CommandLine).or_else(|| text(Role::LoadOptions)) {
+            return Self::Text(note.role, &note.text);
+        }
+        // The name is measured before the content.
+        match notes.iter().rfind(section) {
+            Some(note) => Self::Section(&note.digest),
+            None => Self::Unknown,
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Text(role, text), Self::Text(other, known)) => {
+                role == other && is_same_command_line(text, known, 0)
+            }
+            // An expectation keeps less of each digest.
+            (Self::Section(a), Self::Section(b)) => a.starts_with(b) || b.starts_with(a),
+            (Self::Unknown, Self::Unknown) => true,
+            _ => false,
+        }
+    }
 }
 
 impl Outlook {

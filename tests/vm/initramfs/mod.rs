@@ -15,6 +15,7 @@ mod shells;
 mod side_by_side;
 mod stock;
 mod story;
+mod updates;
 mod volumes;
 
 use installed::{Installed, LOGIN, PROMPT};
