@@ -132,7 +132,15 @@ impl EntryPrediction {
 
     /// Whether it starts a kernel of this release: the name of the kernel's file ends with it.
     pub fn starts_kernel(&self, release: &str) -> bool {
-        let measured = self.events.iter().filter(|account| account.fate != Fate::Gone);
+        // The body of a menu names every kernel.
+        let is_of_menu = |what: &str| {
+            let command = what.strip_prefix("GRUB ran ");
+            command.is_some_and(|command| !command.starts_with("linux"))
+        };
+        let measured = self
+            .events
+            .iter()
+            .filter(|account| account.fate != Fate::Gone && !is_of_menu(&account.what));
         let mut words = measured.flat_map(|account| account.what.split_ascii_whitespace());
         words.any(|word| {
             let before = word.strip_suffix(release);

@@ -92,8 +92,8 @@ fn what_is_enrolled_and_revoked_is_on_record() {
     let entry = &volume["entries"][0];
     assert_eq!((&entry["state"], &entry["keyslot"]), (&json!("confirmed"), &json!(1)));
     assert_eq!((&volume["generation"], &entry["pcrs"]), (&json!(1), &body["pcrs"]));
-    let expected = machine.file("expected/expected-1.json");
-    assert_eq!(entry["expected"], json!(expected.to_str().unwrap()));
+    let kept = fs::read_dir(machine.file("root/var/lib/vmseal/expected")).unwrap();
+    assert_eq!(kept.count(), 1, "the events of this boot");
     whole(&machine);
     machine.unlock(&[]).ok();
 
@@ -324,7 +324,10 @@ fn status_tells_how_many_boots_were_opened_by_passphrase() {
 /// Everything below a folder, to be put back.
 fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    files.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    files
+        .filter(|path| path.is_file())
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect()
 }
 
 fn put_back(folder: &Path, files: &[(PathBuf, Vec<u8>)]) {

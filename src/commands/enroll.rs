@@ -43,7 +43,7 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     drop(copy);
     let tpm = inputs::tpm(global)?;
     let sources = inputs::sources(global, &args.signature)?;
-    let signer = Signer::of(global, args, &tpm, talk)?;
+    let (signer, why_literal) = Signer::of(global, args, &tpm)?;
     let (plan, logs) = plan(global, args, &chosen, &tpm)?;
     let authority = signer.as_ref().map(|signer| signer.public().clone());
     let own = signer.as_ref().and_then(Signer::own);
@@ -143,6 +143,11 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     } else {
         // The volume is sealed, whether or not somebody listens.
         let _ = done.say(talk, None);
+    }
+    if let Some(why) = why_literal {
+        talk.remark(format_args!(
+            "sealed to literal values, so that each update takes the passphrase: {why}"
+        ));
     }
     talk.detail(format_args!("pinned the volume in {}", global.pins.display()));
     remark_on_pins(global, &pins_before, prepared.as_ref(), device.metadata().uuid(), talk);

@@ -36,8 +36,8 @@ pub struct Own {
 }
 
 impl Signer {
-    /// The key that the arguments ask for; `None` with literal PCR values. A key of its own that the
-    /// machine lacks is made, and not written yet.
+    /// The key that the arguments ask for; `None` with literal PCR values, with the reason where it is
+    /// not what was asked for. A key of its own that the machine lacks is made, and not written yet.
     ///
     /// # Errors
     /// [`Error::AuthorityKey`], [`Error::Authority`].
@@ -45,27 +45,23 @@ impl Signer {
         global: &Global,
         args: &Enroll,
         tpm: &Tpm,
-        talk: Talk,
-    ) -> Result<Option<Self>, Error> {
+    ) -> Result<(Option<Self>, Option<Error>), Error> {
         if args.policy == Some(PolicyMode::Pcr) {
-            return Ok(None);
+            return Ok((None, None));
         }
         if args.authority_public.is_some() {
-            return given(args).map(|key| key.map(Self::Given));
+            return given(args).map(|key| (key.map(Self::Given), None));
         }
         let store = authority::store(global, args.authority_key.as_deref());
         let is_asked_for = args.policy.is_some() || args.authority_key.is_some();
         if !is_asked_for && !inputs::is_of_system(global, &args.volume.device) {
-            return Ok(None);
+            return Ok((None, None));
         }
         let own = match store.read() {
             Err(AuthorityError::Missing { .. }) if !is_asked_for => {
                 let place = store.require_protected().map_err(Error::from);
                 if let Err(error) = place.and_then(|()| authority::owner(global, tpm, false)) {
-                    talk.remark(format_args!(
-                        "sealing to literal values, so that updates will take the passphrase: {error}"
-                    ));
-                    return Ok(None);
+                    return Ok((None, Some(error)));
                 }
                 let key = SigningKey::generate().map_err(AuthorityError::from)?;
                 Own { store, key, old: None, is_new: true }
@@ -84,7 +80,7 @@ impl Signer {
                 Own { store, key, old, is_new: false }
             }
         };
-        Ok(Some(Self::Own(Box::new(own))))
+        Ok((Some(Self::Own(Box::new(own))), None))
     }
 
     /// The public half.

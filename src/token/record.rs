@@ -193,7 +193,8 @@ impl Record {
     }
 
     /// The record as it goes into the header. Where it would be too large, entries lose their
-    /// events, oldest first: these only make a refusal more telling.
+    /// events, oldest first, and then those go that share a policy with a later one, and open by their
+    /// signatures: both only make a refusal more telling.
     pub fn to_json(&self) -> Value {
         let mut record = self.clone();
         for index in 0..=record.entries.len() {
@@ -204,6 +205,14 @@ impl Record {
             if let Some(entry) = record.entries.get_mut(index) {
                 entry.events.clear();
             }
+        }
+        while record.encode().to_string().len() > Self::MAX_BYTES {
+            let shared = record.entries.iter().enumerate().position(|(index, entry)| {
+                let mut later = record.entries.iter().skip(index + 1);
+                later.any(|other| other.policy_hash == entry.policy_hash)
+            });
+            let Some(index) = shared else { break };
+            record.entries.remove(index);
         }
         record.encode()
     }
