@@ -271,3 +271,37 @@ fn another_machine_s_key_approves_nothing() {
     reseal(&guest, "reseal", &["--yes"]).refused(3).says("authority rotate");
     assert_eq!(guest.machine.image.snapshot(), before);
 }
+
+/// A keyslot for the next boot must not do without what the one before it wants.
+#[test]
+fn a_pin_is_not_lost_on_the_way() {
+    let mut guest = Guest::with_hook(SDBOOT);
+    guest.put("pin", b"a long pin");
+    let pin = guest.path("pin");
+    let pin = pin.to_str().unwrap().to_owned();
+    guest.enroll(&["--policy", "pcr", "--pin", "--pin-file", &pin]).ok();
+    guest.reboot();
+    update_initrd(&guest);
+    let file = guest.machine.key_file();
+    let before = guest.machine.image.snapshot();
+    let options = ["--yes", "--unlock-key-file", file.to_str().unwrap()];
+    reseal(&guest, "reseal", &options).code(20).says("with a PIN");
+    assert_eq!(guest.machine.image.snapshot(), before);
+}
+
+/// Whoever typed is told of it even where nothing was measured.
+#[test]
+fn a_boot_without_tpm_and_log_is_on_record() {
+    let mut guest = enrolled(SDBOOT);
+    update_initrd(&guest);
+    guest.reboot();
+    assert!(!guest.boot_step());
+    fs::remove_file(guest.path("sys/kernel/security/tpm0/binary_bios_measurements")).unwrap();
+    let mut confirm = std::process::Command::new(env!("CARGO_BIN_EXE_vmseal"));
+    confirm.args(["confirm", "--tcti", "device:/dev/no-such-tpm", "--root"]);
+    confirm.arg(guest.path("")).arg("--pins").arg(guest.machine.pins());
+    let ran = run(&mut confirm).ok();
+    assert!(ran.stdout.contains("was opened by passphrase"), "{ran:#?}");
+    let journal = run(&mut guest.command(&["journal"])).ok();
+    assert!(journal.stdout.contains("passphrase-boot"), "{journal:#?}");
+}

@@ -33,9 +33,8 @@ pub fn run(global: &Global, args: &Confirm, talk: Talk) -> Done {
         }
         targets => targets?,
     };
-    let tpm = inputs::tpm(global)?;
-    let logs = inputs::boot_logs(global, global.eventlog.as_deref(), None)?;
-    let keys = Keys::of(global, args.authority_key.as_deref(), &targets, &tpm)?;
+    // A boot by passphrase may be one without TPM or log, and is put on record all the same.
+    let logs = inputs::boot_logs(global, global.eventlog.as_deref(), None);
     // What the boots to come are only tells what may be withdrawn.
     let foreseen = Foreseen::of_running(global)
         .inspect_err(|error| talk.detail(format_args!("nothing is withdrawn: {error}")));
@@ -43,11 +42,18 @@ pub fn run(global: &Global, args: &Confirm, talk: Talk) -> Done {
     for target in &targets {
         let is_its = |volume: &&VolumeReport| volume.uuid.as_deref() == Some(&target.uuid);
         let Some(volume) = report.volumes.iter().find(is_its) else { continue };
-        let this = target.this_boot(keys.public(), &logs, &tpm)?;
-        let seen = Seen { global, target, this: &this, volume, logs: &logs, talk };
+        let seen = Seen { global, target, volume, talk };
         told.push(match volume.by {
-            Some(OpenedBy::Tpm) => seen.opened(&keys, foreseen.as_ref().ok())?,
-            Some(OpenedBy::Passphrase) => seen.typed(foreseen.as_ref().ok())?,
+            Some(OpenedBy::Tpm) => {
+                let logs = logs.as_ref().map_err(Clone::clone)?;
+                let tpm = inputs::tpm(global)?;
+                let key = args.authority_key.as_deref();
+                let keys = Keys::of(global, key, std::slice::from_ref(target), &tpm)?;
+                let this = target.this_boot(keys.public(), logs, &tpm)?;
+                let boot = ThisBoot { this: &this, logs, keys: &keys };
+                seen.opened(&boot, foreseen.as_ref().ok())?
+            }
+            Some(OpenedBy::Passphrase) => seen.typed(logs.as_ref().ok(), foreseen.as_ref().ok())?,
             None => continue,
         });
     }
@@ -96,18 +102,23 @@ fn post(global: &Global, told: &[Value], talk: Talk) {
 struct Seen<'a> {
     global: &'a Global,
     target: &'a Target,
-    this: &'a enroll::Plan,
     volume: &'a VolumeReport,
-    logs: &'a BootLogs,
     talk: Talk,
+}
+
+/// This boot, in the PCRs of a volume, and who approves it.
+struct ThisBoot<'a> {
+    this: &'a enroll::Plan,
+    logs: &'a BootLogs,
+    keys: &'a Keys,
 }
 
 impl Seen<'_> {
     /// The TPM opened it: this boot has proved itself.
-    fn opened(&self, keys: &Keys, foreseen: Option<&Foreseen>) -> Result<Value, Error> {
+    fn opened(&self, boot: &ThisBoot<'_>, foreseen: Option<&Foreseen>) -> Result<Value, Error> {
         let (target, talk) = (self.target, self.talk);
         let device = target.device.display();
-        let Some(entry) = target.volume.entry_of(&self.this.values) else {
+        let Some(entry) = target.volume.entry_of(&boot.this.values) else {
             talk.remark(format_args!(
                 "WARNING: the TPM opened {device}, though this machine approved no such boot: vmseal status tells what else the header opens for"
             ));
@@ -116,15 +127,15 @@ impl Seen<'_> {
         let wanted = Wanted { retire: true, ..Wanted::default() };
         let retired = match foreseen {
             Some(foreseen) => {
-                let plan = target.plan(self.global, self.this, self.logs, foreseen, &wanted);
+                let plan = target.plan(self.global, boot.this, boot.logs, foreseen, &wanted);
                 plan.map(|plan| plan.retired).unwrap_or_default()
             }
             None => vec![],
         };
-        self.tell_unseen(&retired);
+        self.tell_unseen(boot, &retired);
         let was_typed = boots::are_typed(self.global);
         if entry.standing != Standing::Confirmed || !retired.is_empty() || was_typed {
-            self.confirm(keys, entry, &retired)?;
+            self.confirm(boot, entry, &retired)?;
         }
         talk.prose(format_args!("{device} was opened by its TPM, as approved: {}", entry.name()));
         for entry in &retired {
@@ -136,7 +147,12 @@ impl Seen<'_> {
         Ok(self.told("tpm", Some(entry), &retired))
     }
 
-    fn confirm(&self, keys: &Keys, entry: &Approved, retired: &[Approved]) -> Result<(), Error> {
+    fn confirm(
+        &self,
+        boot: &ThisBoot<'_>,
+        entry: &Approved,
+        retired: &[Approved],
+    ) -> Result<(), Error> {
         let target = self.target;
         let change = |volume: &mut VolumeState| {
             if let Some(entry) = volume.entry_mut(&entry.policy_hash, &entry.values) {
@@ -158,7 +174,7 @@ impl Seen<'_> {
         let mut then = target.volume.clone();
         change(&mut then);
         let mut device = Device::open(&target.device, None)?;
-        match keys.header(target, self.this) {
+        match boot.keys.header(target, boot.this) {
             Some(header) => {
                 header.write(&mut device, &then, &super::reseal::Events::default(), head)?;
                 drop(device);
@@ -175,10 +191,10 @@ impl Seen<'_> {
     }
 
     /// What was approved last and is not what runs.
-    fn tell_unseen(&self, retired: &[Approved]) {
+    fn tell_unseen(&self, boot: &ThisBoot<'_>, retired: &[Approved]) {
         let is_unseen = |entry: &&Approved| {
             entry.standing == Standing::New
-                && entry.values != self.this.values
+                && entry.values != boot.this.values
                 && !retired.contains(entry)
         };
         for entry in self.target.volume.entries.iter().filter(is_unseen) {
@@ -187,7 +203,7 @@ impl Seen<'_> {
     }
 
     /// Somebody typed a passphrase: once for each boot that is on record, with the reason.
-    fn typed(&self, foreseen: Option<&Foreseen>) -> Result<Value, Error> {
+    fn typed(&self, logs: Option<&BootLogs>, foreseen: Option<&Foreseen>) -> Result<Value, Error> {
         let target = self.target;
         let boot = boots::boot_id(self.global);
         let metadata = HeaderCopy::read(&target.device, None)?;
@@ -197,7 +213,8 @@ impl Seen<'_> {
             Some(KeyslotUse::RecoveryKey) => (Kind::RecoveryKeyBoot, "recovery-key"),
             _ => (Kind::PassphraseBoot, "passphrase"),
         };
-        let wrong = self.wrong_prediction(foreseen);
+        let wrong =
+            logs.zip(foreseen).and_then(|(logs, foreseen)| self.wrong_prediction(logs, foreseen));
         if !boots::is_on_record(self.global, &boot, &target.uuid) {
             let body = json!({ "boot": boot, "cause": self.volume.cause, "bug": wrong });
             let keeper = Keeper::of(self.global, &target.device, &target.uuid, self.talk);
@@ -220,8 +237,7 @@ impl Seen<'_> {
     }
 
     /// The event in which this boot is not as predicted, though its files are as approved.
-    fn wrong_prediction(&self, foreseen: Option<&Foreseen>) -> Option<String> {
-        let foreseen = foreseen?;
+    fn wrong_prediction(&self, logs: &BootLogs, foreseen: &Foreseen) -> Option<String> {
         let store = Store::below(&self.global.root);
         let newest = self
             .target
@@ -239,7 +255,7 @@ impl Seen<'_> {
         }
         let expected = store.events(newest)?;
         let cmdline = inputs::cmdline(self.global);
-        let seen = self.logs.notes(expected.bank, cmdline.as_deref());
+        let seen = logs.notes(expected.bank, cmdline.as_deref());
         let selection = newest.values.selection();
         let findings = expected.explain(&seen);
         let mut moved =

@@ -99,7 +99,25 @@ impl Target {
         };
         let (chosen, bank) = (Chosen::Pcrs(pcrs), selection.bank);
         let plan = enroll::plan(logs, &chosen, bank, &self.uncovered(), live)?;
-        let Some(authority) = &self.volume.authority else { return Ok(plan) };
+        let keyslot = self.sealed().0;
+        let is_sealed = |plan: &enroll::Plan| {
+            let newest = enroll::Plan { values: self.newest.values.clone(), ..plan.clone() };
+            newest.policy_digest() == self.newest.policy_hash
+        };
+        let Some(authority) = &self.volume.authority else {
+            // Without its PIN, a further keyslot would open without any.
+            return match is_sealed(&plan) {
+                true => Ok(plan),
+                false if is_sealed(&enroll::Plan { pin: true, ..plan }) => {
+                    let device = self.device.display();
+                    let reason = format!(
+                        "{device} is sealed to literal values with a PIN: run vmseal enroll {device} --pin"
+                    );
+                    Err(Error::NotApproved { reasons: vec![reason] })
+                }
+                false => Err(Error::KeyslotGone { keyslot }),
+            };
+        };
         let own = own.filter(|key| key.fingerprint().to_string() == *authority);
         let Some(own) = own else {
             let reason = format!(
@@ -110,8 +128,6 @@ impl Target {
         };
         let with = |pin| enroll::Plan { authority: Some(own.clone()), pin, ..plan.clone() };
         let plans = [false, true].map(with);
-        let is_sealed = |plan: &enroll::Plan| plan.policy_digest() == self.newest.policy_hash;
-        let keyslot = self.sealed().0;
         plans.into_iter().find(is_sealed).ok_or(Error::KeyslotGone { keyslot })
     }
 
