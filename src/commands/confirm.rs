@@ -20,11 +20,11 @@ use crate::cli::{Confirm, Global};
 /// Confirms the boots of every volume that the boot step opened.
 pub fn run(global: &Global, args: &Confirm, talk: Talk) -> Done {
     let store = Store::below(&global.root);
-    let _alone = store.alone().map_err(Error::from)?;
     let Some(report) = BootReport::read(&global.root) else {
         talk.prose("the boot step of vmseal has not run in this boot: there is nothing to confirm");
         return Ok(());
     };
+    let _alone = store.alone().map_err(Error::from)?;
     let state = store.read().map_err(Error::from)?.state;
     let targets = match Target::all(global, &[], &state, talk) {
         Err(Error::NothingApproved { .. }) => {

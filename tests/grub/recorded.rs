@@ -19,7 +19,7 @@ fn measured(log: &EventLog) -> Vec<(u8, String, Digest)> {
     events
         .map(|event| {
             let digest = event.digest(PcrBank::Sha256).unwrap();
-            (event.pcr as u8, event.data().to_string(), digest)
+            (event.pcr as u8, event.data().in_full(), digest)
         })
         .collect()
 }

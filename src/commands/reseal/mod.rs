@@ -73,6 +73,10 @@ struct Work {
 /// Plans, shows, has it approved, applies.
 pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
     let store = Store::below(&global.root);
+    // Where there is nothing to do, nothing is made to lock.
+    if store.read().map_err(Error::from)?.state.volumes.is_empty() {
+        return Err(Error::NothingApproved { uuid: None }.into());
+    }
     let _alone = match args.dry_run {
         true => None,
         false => Some(store.alone()?),
