@@ -176,7 +176,10 @@ fn note_of(account: &Account, digest: Digest, role: Option<Role>) -> Note {
         Some(role @ (Role::Initrd | Role::MemoryKernel)) => (role, ""),
         Some(role @ Role::LoadOptions) => (role, after(LOAD_OPTIONS)),
         Some(role @ (Role::Loader | Role::Uki | Role::Kernel | Role::InnerKernel)) => {
-            (role, after("image "))
+            match after("image ") {
+                "" => (role, account.source.as_deref().unwrap_or_default()),
+                path => (role, path),
+            }
         }
         Some(role @ Role::CommandLine) => (role, after("command line ")),
         Some(role @ Role::Section) => (role, after("section ")),

@@ -137,7 +137,8 @@ fn set(partners: &mut [Option<usize>], index: usize, partner: Option<usize>) {
 fn is_alike(event: &Event, planned: &Planned) -> bool {
     let kind = |text: &str| {
         let mut words = text.split(' ');
-        let first = words.next().unwrap_or_default().to_owned();
+        // `image, 7 bytes` where a prediction has no device path for it.
+        let first = words.next().unwrap_or_default().trim_end_matches(',').to_owned();
         // `GRUB ran linux`, `GRUB read`: the command tells them apart, its arguments do not.
         if first == "GRUB" {
             words.take(2).fold(first, |all, word| all + " " + word)

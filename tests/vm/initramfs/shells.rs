@@ -3,10 +3,11 @@
 use testkit::image::PASSPHRASE;
 
 use super::installed::{Installed, LOGIN};
-use super::kind::INITRAMFS_KERNEL;
+use super::kind::{DRACUT_KERNEL, INITRAMFS_KERNEL};
 use crate::guest::Boot;
 
 const SHELL: &str = "(initramfs) ";
+const OFFER: &str = "Press Enter to continue";
 /// Where the data of the volume begin, and the superblock in them.
 const SUPERBLOCK: u64 = (16 << 20) + 1024;
 
@@ -50,4 +51,28 @@ fn a_mounted_root_keeps_the_shell_shut() {
     let before = console.await_text("No shell opens while it is open");
     assert!(before.contains("root opened without a passphrase and cannot be closed"), "{before}");
     assert!(!before.contains(SHELL), "{before}");
+}
+
+/// The same under dracut, whose shell comes before the root is switched to. The boot that asks for a
+/// shell is the approved one here: any other is refused for its command line.
+#[test]
+#[ignore = "slow: make vm-test-all"]
+fn the_break_of_dracut_opens_no_shell_beside_an_open_volume() {
+    let installed = Installed::with_words(DRACUT_KERNEL, " rd.break");
+    let enroll = "vmseal enroll /dev/volume --unlock-key-file /passphrase";
+    let boot = Boot::new().file("passphrase", PASSPHRASE.into()).run(enroll);
+    let mut console = installed.boot(&boot);
+    console.await_passphrase_prompt();
+    console.enter(PASSPHRASE);
+    // The account of root is locked there: Debian's dracut offers no shell but goes on.
+    console.await_text(OFFER);
+    console.enter("");
+    console.await_text(LOGIN);
+    console.exits(0);
+    console.await_off();
+
+    let mut console = installed.boot(&Boot::new());
+    let before = console.await_text("No shell opens while it is open");
+    assert!(before.contains("root opened without a passphrase and cannot be closed"), "{before}");
+    assert!(!before.contains(OFFER), "{before}");
 }

@@ -4,9 +4,10 @@
 use testkit::image::PASSPHRASE;
 
 use super::installed::{Installed, LOGIN, PROMPT};
-use super::kind::{INITRAMFS_GRUB, Kind, Shape, VOLUME_UUID};
+use super::kind::{DRACUT_UKI, INITRAMFS_GRUB, Kind, Shape, VOLUME_UUID};
 use crate::console::Console;
 use crate::guest::Boot;
+use crate::machine::UKI;
 
 /// Whatever a mini guest lacks to have a key of its own.
 const IDENTITY: &str = "echo 0123456789abcdef0123456789abcdef >/etc/machine-id";
@@ -74,6 +75,29 @@ fn an_approved_initramfs_opens_and_the_one_before_it_until_then() {
     let said = console.await_passphrase_prompt();
     assert!(said.contains("no signature covers sha256 PCR"), "{said}");
     assert!(said.contains("initrd"), "{said}");
+}
+
+/// Another unified kernel image in the place of the one that ran: what follows its sections counts for
+/// the firmware.
+#[test]
+#[ignore = "slow: make vm-test-all"]
+fn an_approved_unified_kernel_image_opens() {
+    let installed = enrolled(DRACUT_UKI);
+    let image = format!("/boot/efi/{}", UKI.strip_prefix("esp/").unwrap());
+    let boot = Boot::new()
+        .run(&format!("printf 'a change' >>{image}"))
+        .run("vmseal reseal --unattended")
+        .run(&format!("vmseal built {image}"))
+        .run("vmseal reseal --unattended");
+    let mut console = opens(&installed, &boot);
+    console.exits(0);
+    console.exits_saying(20, "vouched by nobody");
+    console.exits(0);
+    console.exits_saying(0, "approved: ");
+    console.await_off();
+
+    let mut console = opens(&installed, &Boot::new().run("vmseal confirm"));
+    console.exits_saying(0, "withdrawn, since nothing starts it any more");
 }
 
 /// The hooks of a whole Debian: update-initramfs, then a reboot; update-grub at a terminal, then
