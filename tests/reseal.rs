@@ -305,3 +305,17 @@ fn a_boot_without_tpm_and_log_is_on_record() {
     let journal = run(&mut guest.command(&["journal"])).ok();
     assert!(journal.stdout.contains("passphrase-boot"), "{journal:#?}");
 }
+
+#[test]
+fn grub_s_menu_is_approved_where_it_was_built_here() {
+    let guest = enrolled(GRUB);
+    let menu = guest.path("boot/grub/grub.cfg");
+    let mut text = fs::read_to_string(&menu).unwrap();
+    text += "# another line\n";
+    fs::write(&menu, text).unwrap();
+    let ran = reseal(&guest, "reseal", &["--unattended"]).code(20);
+    ran.says("the boot menu changed: ").says("grub.cfg vouched by nobody");
+    reseal(&guest, "built", &[menu.to_str().unwrap()]).ok();
+    let said = reseal(&guest, "reseal", &["--unattended", "--json"]).ok().json();
+    assert_eq!(said["approved_by"], "configuration", "{said}");
+}

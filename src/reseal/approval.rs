@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::change::{ChangeKind, ChangedEvent};
+use super::change::{ChangeKind, ChangedEvent, MENU};
 use super::conf::{Conf, Consent};
 use super::plan::{NewBoot, Plan};
 use crate::measurement::Digest;
@@ -79,8 +79,18 @@ pub fn objections(plan: &Plan, artifacts: &Artifacts, conf: &Conf) -> Vec<String
         if boot.changes.is_empty() {
             found.push("what changed is not known".to_owned());
         }
+        // What GRUB runs follows from the scripts that it reads, where these are measured.
+        let is_script = |change: &&ChangedEvent| {
+            change.kind == Some(ChangeKind::Menu) && change.files != [MENU]
+        };
+        let scripts = boot.changes.iter().filter(is_script).flat_map(|change| change.files.clone());
+        let scripts: Vec<String> = scripts.collect();
         for change in &boot.changes {
-            found.extend(objection(change, artifacts, conf));
+            let files = match change.files == [MENU] && !scripts.is_empty() {
+                true => &scripts,
+                false => &change.files,
+            };
+            found.extend(objection(change, files, artifacts, conf));
         }
     }
     found.sort();
@@ -88,8 +98,13 @@ pub fn objections(plan: &Plan, artifacts: &Artifacts, conf: &Conf) -> Vec<String
     found
 }
 
-fn objection(change: &ChangedEvent, artifacts: &Artifacts, conf: &Conf) -> Option<String> {
-    let voucher = artifacts.voucher(&change.files);
+fn objection(
+    change: &ChangedEvent,
+    files: &[String],
+    artifacts: &Artifacts,
+    conf: &Conf,
+) -> Option<String> {
+    let voucher = artifacts.voucher(files);
     let Some(kind) = change.kind else {
         return Some(format!("PCR {}: nothing is known of an event but its digest", change.pcr));
     };
@@ -101,7 +116,7 @@ fn objection(change: &ChangedEvent, artifacts: &Artifacts, conf: &Conf) -> Optio
     if is_allowed {
         return None;
     }
-    let files: Vec<String> = change.files.iter().map(|path| printable(path, 120)).collect();
+    let files: Vec<String> = files.iter().map(|path| printable(path, 120)).collect();
     Some(match (files.as_slice(), voucher) {
         ([], _) | (_, None) => format!("{} changed", name(kind)),
         (files, Some(voucher)) => format!("{} changed: {} {voucher}", name(kind), files.join(" ")),

@@ -85,7 +85,8 @@ impl Foreseen {
         let is_it = |(_, known): &(Volume, &str)| {
             *known == path || (path == MENU && known.ends_with("/grub.cfg"))
         };
-        let Some((volume, path)) = self.seen.files().find(is_it) else { return Ok(None) };
+        // The menu itself, not the script on the EFI system partition that leads to it.
+        let Some((volume, path)) = self.seen.files().filter(is_it).last() else { return Ok(None) };
         self.gathered.with_inputs(|_, next| {
             let changed = || Error::ChangedSince { path: path.to_owned() };
             let source = self.seen.reopen(next.files, volume, path).ok_or_else(changed)?;
