@@ -319,3 +319,25 @@ fn grub_s_menu_is_approved_where_it_was_built_here() {
     let said = reseal(&guest, "reseal", &["--unattended", "--json"]).ok().json();
     assert_eq!(said["approved_by"], "configuration", "{said}");
 }
+
+#[test]
+fn an_entry_that_there_is_not_is_a_slip() {
+    let guest = enrolled(SDBOOT);
+    let ran = reseal(&guest, "reseal", &["--dry-run", "--entry", "rescue"]).refused(2);
+    ran.says("no boot entry is called rescue");
+}
+
+/// After a boot that nobody approved, what nobody vouches for must be named, file by file.
+#[test]
+fn after_a_boot_that_was_not_approved_each_file_is_named() {
+    let mut guest = enrolled(SDBOOT);
+    update_initrd(&guest);
+    guest.reboot();
+    assert!(!guest.boot_step());
+    reseal(&guest, "reseal", &["--unattended"]).code(20).says("was not approved itself");
+    reseal(&guest, "reseal", &["--yes"]).code(20).says("nobody vouches for /deb/initrd");
+    reseal(&guest, "reseal", &["--yes", "--accept", "/deb/other"]).code(20);
+    reseal(&guest, "reseal", &["--yes", "--accept", "/deb/initrd"]).ok();
+    guest.reboot();
+    assert!(guest.boot_step());
+}

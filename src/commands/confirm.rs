@@ -58,7 +58,7 @@ pub fn run(global: &Global, args: &Confirm, talk: Talk) -> Done {
         });
     }
     post(global, &told, talk);
-    super::reseal::sweep(global, &store.read().map_err(Error::from)?.state);
+    store.sweep_events(&store.read().map_err(Error::from)?.state);
     if talk.json {
         talk.object(&json!({ "volumes": told }));
     }

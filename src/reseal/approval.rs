@@ -40,10 +40,9 @@ impl Artifacts {
         self.0.iter().map(line).collect()
     }
 
-    /// The files that nobody vouches for.
-    pub fn of_nobody(&self) -> impl Iterator<Item = &str> {
-        let nobody = self.0.iter().filter(|(_, artifact)| artifact.voucher == Voucher::Nobody);
-        nobody.map(|(path, _)| path.as_str())
+    /// Whether somebody vouches for a file. Nobody does for one that is not at hand.
+    pub fn is_vouched_for(&self, path: &str) -> bool {
+        self.0.get(path).is_some_and(|artifact| artifact.voucher.is_somebody())
     }
 
     /// For `--json` and the journal.

@@ -172,7 +172,9 @@ fn files(account: &Account) -> Vec<String> {
         return vec![path.to_owned()];
     }
     let source = account.source.as_deref().unwrap_or_default();
-    source.split(' ').filter(|word| !word.is_empty()).map(ToOwned::to_owned).collect()
+    // Where it is no file, such as "command line", nothing can vouch for it.
+    let is_file = |word: &&str| word.starts_with('/') || *word == MENU;
+    source.split(' ').filter(is_file).map(ToOwned::to_owned).collect()
 }
 
 /// What kind of change it is, and whether it only names what changed.

@@ -71,6 +71,21 @@ impl Foreseen {
         Ok(Self { prediction: prediction.map_err(Error::BaseNotReproduced)?, gathered, seen })
     }
 
+    /// Refuses names that no entry has.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchEntry`].
+    pub fn require_entries(&self, names: &[String]) -> Result<(), Error> {
+        let there = &self.prediction.entries;
+        match names.iter().find(|name| !there.iter().any(|entry| entry.is_called(name))) {
+            None => Ok(()),
+            Some(wanted) => Err(Error::NoSuchEntry {
+                wanted: wanted.clone(),
+                there: there.iter().map(|entry| entry.id.clone()).collect(),
+            }),
+        }
+    }
+
     /// The first file or folder that is no longer as it was when the boot was predicted.
     pub fn changed(&self) -> Option<String> {
         self.gathered.with_inputs(|_, next| self.seen.changed(next.files))

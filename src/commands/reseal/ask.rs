@@ -66,7 +66,7 @@ pub fn artifacts(global: &Global, works: &[Work], foreseen: &Foreseen) -> Result
 pub fn approve(
     global: &Global,
     args: &Reseal,
-    works: &[Work],
+    works: &[&Work],
     artifacts: &Artifacts,
 ) -> Result<Approval, Error> {
     let refused = |reasons: Vec<String>| Err(Error::NotApproved { reasons });
@@ -74,10 +74,9 @@ pub fn approve(
     if !is_attended {
         let conf = Conf::read(&global.root)
             .map_err(|error| Error::NotApproved { reasons: vec![error.to_string()] })?;
-        let of = |work: &Work| objections(&work.plan, artifacts, &conf);
+        let of = |work: &&Work| objections(&work.plan, artifacts, &conf);
         let mut reasons: Vec<String> = works.iter().flat_map(of).collect();
-        if works.iter().any(|work| work.target.volume.authority.is_none() && !work.plan.is_empty())
-        {
+        if works.iter().any(|work| work.target.volume.authority.is_none()) {
             reasons.push("a volume sealed to literal values takes its passphrase".to_owned());
         }
         reasons.sort();
@@ -86,8 +85,14 @@ pub fn approve(
     }
     // After a boot that nobody approved, what nobody vouches for is looked at one by one.
     if works.iter().any(|work| !work.plan.runs_approved) {
-        let is_accepted = |path: &str| args.accept.iter().any(|accepted| accepted == path);
-        for path in artifacts.of_nobody().filter(|path| !is_accepted(path)) {
+        let boots = works.iter().flat_map(|work| work.plan.new_boots());
+        let files = boots.flat_map(|(_, new)| &new.changes).flat_map(|change| &change.files);
+        let mut open: Vec<&String> = files
+            .filter(|path| !artifacts.is_vouched_for(path) && !args.accept.contains(path))
+            .collect();
+        open.sort();
+        open.dedup();
+        for path in open {
             let shown = printable(path, 200);
             let question = format!("Nobody vouches for {shown}. Approve it all the same? [y/N] ");
             if args.yes || !terminal::ask(&question)? {

@@ -21,9 +21,6 @@ use crate::commands::{inputs, terminal};
 /// [`Error::NoPassphrase`], those of [`enroll::apply`] and of revoking.
 pub fn seal(approving: &Approving<'_>, tpm: &Tpm) -> Result<(), Error> {
     let (target, plan) = (&approving.work.target, &approving.work.plan);
-    if plan.is_empty() {
-        return Ok(());
-    }
     let mut device = Device::open(&target.device, None)?;
     let keeper = approving.keeper();
     if plan.new_boots().next().is_some() {

@@ -16,7 +16,7 @@ use vmseal::enroll;
 use vmseal::luks::Device;
 use vmseal::measurement::diff::Expected;
 use vmseal::policy::{AuthorityKey, SigningKey};
-use vmseal::reseal::{Approved, Artifacts, Kind, Plan, State, Store, VolumeState, Wanted};
+use vmseal::reseal::{Approved, Artifacts, Kind, Plan, Store, VolumeState, Wanted};
 use vmseal::tpm::Tpm;
 
 use super::keeper::{Announced, Keeper};
@@ -87,6 +87,7 @@ pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
     let logs = inputs::boot_logs(global, global.eventlog.as_deref(), None)?;
     let keys = Keys::of(global, args.authority_key.as_deref(), &targets, &tpm)?;
     let foreseen = Foreseen::of_running(global)?;
+    foreseen.require_entries(&args.entry)?;
     let wanted = Wanted { entries: args.entry.clone(), narrow: args.narrow, retire: false };
     let mut works = vec![];
     for target in targets {
@@ -101,19 +102,22 @@ pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
         talk.prose("nothing was changed");
         return Ok(());
     }
-    if works.iter().all(|work| work.plan.is_empty()) {
-        finish_what_was_cut_short(global, &works, &keys, talk)?;
+    let (changing, settled): (Vec<_>, Vec<_>) =
+        works.iter().partition(|work| !work.plan.is_empty());
+    if changing.is_empty() {
+        finish_what_was_cut_short(global, &settled, &keys, talk)?;
         to_json(&works, &artifacts, None, talk);
         talk.prose("every boot that can be started is approved already");
         return told(&works);
     }
     // Before it is approved it is talk, also for those who only want the data.
     show(&works, &artifacts, |line| talk.remark(line));
-    let approval = ask::approve(global, args, &works, &artifacts)?;
+    let approval = ask::approve(global, args, &changing, &artifacts)?;
     if let Some(path) = foreseen.changed() {
         return Err(Error::ChangedSince { path }.into());
     }
-    for work in &works {
+    finish_what_was_cut_short(global, &settled, &keys, talk)?;
+    for work in changing {
         let approved = Approving { global, args, work, artifacts: &artifacts, approval, talk };
         match keys.header(&work.target, &work.this) {
             Some(header) => approved.sign(&header)?,
@@ -154,7 +158,7 @@ fn to_json(works: &[Work], artifacts: &Artifacts, approval: Option<Approval>, ta
 /// Where a run before this one ended after it was on record and before the header had it.
 fn finish_what_was_cut_short(
     global: &Global,
-    works: &[Work],
+    works: &[&Work],
     keys: &Keys,
     talk: Talk,
 ) -> Result<(), Error> {
@@ -219,9 +223,6 @@ impl Approving<'_> {
     /// On record first, then in the header: whatever comes between, what opens is on record.
     fn sign(&self, header: &Header<'_>) -> Result<(), Error> {
         let (target, plan) = (&self.work.target, &self.work.plan);
-        if plan.is_empty() {
-            return Ok(());
-        }
         let entries = self.entries(&target.volume);
         let mut device = Device::open(&target.device, None)?;
         let mut then = target.volume.clone();
@@ -308,9 +309,4 @@ fn shorten(body: &mut Value) {
             boot.insert("more_changes".into(), left_out.into());
         }
     }
-}
-
-/// The state of all volumes after a boot or an approval; swept of what only took room.
-pub fn sweep(global: &Global, state: &State) {
-    Store::below(&global.root).sweep_events(state);
 }
