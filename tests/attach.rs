@@ -11,6 +11,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::image::{PASSPHRASE, UUID};
+use testkit::run::is_killed;
 use testkit::{Image, Ran, run, tool};
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
@@ -246,17 +247,6 @@ const CALLS: [&str; 10] = [
     "renameat",
     "unlink",
 ];
-
-/// Kills the command as it enters `call` for the `nth` time. Whether it was killed.
-fn is_killed(command: &Command, call: &str, nth: usize) -> bool {
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "/dev/null", &format!("--trace={call}")]);
-    strace.arg(format!("--inject={call}:signal=KILL:when={nth}"));
-    strace.env("TPM2TOOLS_TCTI", "device:/nonexistent");
-    let ran = run(strace.arg(command.get_program()).args(command.get_args()));
-    assert!(matches!(ran.code, None | Some(0)), "{call} {nth}: {ran:#?}");
-    ran.code.is_none()
-}
 
 #[test]
 fn killed_at_any_instant_the_next_run_completes_it() {

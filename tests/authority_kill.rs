@@ -7,7 +7,8 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use testkit::image::PASSPHRASE;
-use testkit::{Machine, System, run};
+use testkit::run::is_killed;
+use testkit::{Machine, System};
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
 
@@ -18,16 +19,6 @@ fn booted() -> System {
 /// System calls by which files change. strace counts each of them by itself.
 const CALLS: [&str; 9] =
     ["write", "fsync", "fchmod", "chmod", "mkdir", "rename", "renameat2", "link", "linkat"];
-
-/// Kills `command` as it enters the `nth` call. Whether it was killed.
-fn is_killed(command: &Command, call: &str, nth: usize) -> bool {
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "/dev/null", &format!("--trace={call}")]);
-    strace.arg(format!("--inject={call}:signal=KILL:when={nth}"));
-    let ran = run(strace.arg(command.get_program()).args(command.get_args()));
-    assert!(matches!(ran.code, None | Some(0)), "{ran:#?}");
-    ran.code.is_none()
-}
 
 /// Kills at every point in turn, each time after `prepare`. Returns the calls that it was killed at.
 fn kill_everywhere(

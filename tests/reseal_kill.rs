@@ -12,21 +12,12 @@ use std::process::Command;
 use guest::*;
 use testkit::image::PASSPHRASE;
 use testkit::run;
+use testkit::run::is_killed;
 
 /// System calls by which files change, and those by which the TPM is asked. strace counts each of
 /// them by itself.
 const CALLS: [&str; 9] =
     ["write", "pwrite64", "fsync", "ftruncate", "mkdir", "rename", "renameat2", "unlink", "poll"];
-
-/// Kills `command` as it enters the `nth` call. Whether it was killed.
-fn is_killed(command: &Command, call: &str, nth: usize) -> bool {
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "/dev/null", &format!("--trace={call}")]);
-    strace.arg(format!("--inject={call}:signal=KILL:when={nth}"));
-    let ran = run(strace.arg(command.get_program()).args(command.get_args()));
-    assert!(matches!(ran.code, None | Some(0)), "{ran:#?}");
-    ran.code.is_none()
-}
 
 /// What of a guest changes: the disk, and the files below `/var` and `/boot`.
 struct Before {

@@ -112,3 +112,16 @@ fn collect(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Stri
         String::from_utf8_lossy(&bytes).into_owned()
     })
 }
+
+/// Kills `command` as it enters the `nth` system call of this name: strace counts each name by itself.
+/// Whether it was killed; else it must have ended well.
+#[track_caller]
+pub fn is_killed(command: &Command, call: &str, nth: usize) -> bool {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", &format!("--trace={call}")]);
+    strace.arg(format!("--inject={call}:signal=KILL:when={nth}"));
+    strace.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let ran = run(strace.arg(command.get_program()).args(command.get_args()));
+    assert!(matches!(ran.code, None | Some(0)), "{call} {nth}: {ran:#?}");
+    ran.code.is_none()
+}
