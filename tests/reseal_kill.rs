@@ -112,3 +112,28 @@ fn reseal_and_confirm_may_be_killed_at_any_instant() {
     let confirming = kill_everywhere(&guest, &["confirm"], |point| ended(&guest, 1, point));
     assert!(resealing + confirming > 50, "{resealing} + {confirming}");
 }
+
+/// Literal values: a boot loses approval with the keyslot that opens for it alone.
+#[test]
+fn withdrawing_a_keyslot_may_be_killed_at_any_instant() {
+    let mut guest = Guest::with_hook(SDBOOT);
+    guest.enroll(&["--policy", "pcr"]).ok();
+    guest.reboot();
+    assert!(guest.boot_step());
+    run(&mut guest.command(&["confirm"])).ok();
+    let initrd = guest.path(guest.initrd);
+    let mut bytes = fs::read(&initrd).unwrap();
+    bytes.extend(b"an update");
+    fs::write(&initrd, bytes).unwrap();
+    let file = guest.machine.key_file();
+    let file = file.to_str().unwrap().to_owned();
+    run(&mut guest.command(&["reseal", "--yes", "--unlock-key-file", &file])).ok();
+    assert_eq!(guest.machine.image.keyslots().len(), 3);
+    guest.reboot();
+    assert!(guest.boot_step());
+    let points = kill_everywhere(&guest, &["confirm"], |point| {
+        assert_eq!(guest.machine.image.keyslots().len(), 2, "{point}");
+        assert_eq!(guest.verdicts(), ["fits"], "{point}");
+    });
+    assert!(points > 20, "{points}");
+}

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use vmseal::Error;
 use vmseal::boot::{BootLogs, BootReport, OpenedBy, VolumeReport};
-use vmseal::enroll::{self, KeyslotUse, Target as Revoked, revoke};
+use vmseal::enroll::{self, KeyslotUse};
 use vmseal::luks::{Device, HeaderCopy};
 use vmseal::measurement::text::printable;
 use vmseal::reseal::{Approved, Kind, Standing, Store, VolumeState, Wanted};
@@ -12,7 +12,7 @@ use vmseal::reseal::{Approved, Kind, Standing, Store, VolumeState, Wanted};
 use super::boots;
 use super::keeper::{Announced, Keeper};
 use super::predict::Foreseen;
-use super::reseal::{Keys, Target};
+use super::reseal::{Events, Keys, Target, retire};
 use super::terminal::Talk;
 use super::{Done, inputs};
 use crate::cli::{Confirm, Global};
@@ -154,11 +154,14 @@ impl Seen<'_> {
         retired: &[Approved],
     ) -> Result<(), Error> {
         let target = self.target;
+        let header = boot.keys.header(target, boot.this);
+        // A keyslot is removed first, then the boot that it opened for is taken out of the state.
+        let withdrawn = if header.is_some() { retired } else { &[] };
         let change = |volume: &mut VolumeState| {
             if let Some(entry) = volume.entry_mut(&entry.policy_hash, &entry.values) {
                 entry.standing = Standing::Confirmed;
             }
-            retired.iter().for_each(|entry| volume.withdraw(entry));
+            withdrawn.iter().for_each(|entry| volume.withdraw(entry));
         };
         let names: Vec<String> = retired.iter().map(Approved::name).collect();
         let body = json!({
@@ -167,26 +170,20 @@ impl Seen<'_> {
         });
         let keeper = Keeper::of(self.global, &target.device, &target.uuid, self.talk);
         let announced = keeper.as_ref().map(|keeper| keeper.announce(Kind::Confirm, body, change));
-        let head = announced.transpose()?.as_ref().map(Announced::head);
+        let announced = announced.transpose()?;
         if retired.is_empty() {
             return Ok(());
         }
+        let mut device = Device::open(&target.device, None)?;
+        let Some(header) = header else {
+            return retire(self.global, &mut device, retired, announced.as_ref(), self.talk);
+        };
+        let head = announced.as_ref().map(Announced::head);
         let mut then = target.volume.clone();
         change(&mut then);
-        let mut device = Device::open(&target.device, None)?;
-        match boot.keys.header(target, boot.this) {
-            Some(header) => {
-                header.write(&mut device, &then, &super::reseal::Events::default(), head)?;
-                drop(device);
-                header.leave(self.global, &then, retired, self.talk);
-            }
-            None => {
-                for keyslot in retired.iter().filter_map(|entry| entry.keyslot) {
-                    revoke(&mut device, Revoked::Keyslot(keyslot), head)?;
-                    inputs::forget_expected(self.global, keyslot, self.talk);
-                }
-            }
-        }
+        header.write(&mut device, &then, &Events::default(), head)?;
+        drop(device);
+        header.leave(self.global, &then, retired, self.talk);
         Ok(())
     }
 

@@ -19,4 +19,4 @@ pub use keyslots::{KeyslotUse, keyslots_of};
 pub use next::{NextBoot, Unforeseen, plan_entry, plan_next};
 pub use plan::{Chosen, Plan, plan, plan_without_log};
 pub use recovery::{add_recovery_key, recovery_token};
-pub use revoke::{Revoked, Target, check_revocable, revoke};
+pub use revoke::{Revoked, Target, check_revocable, retire, revoke};

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::luks::{Device, LuksError, Metadata};
-use crate::policy::Signatures;
+use crate::policy::{PolicyDigest, Signatures};
 use crate::token::{JournalHead, Record, SystemdTpm2};
 
 use super::keyslots::{is_sealed, named_keyslots, without_tpm};
@@ -48,6 +48,28 @@ pub fn revoke(
     }
     forget(device, target, &keyslots, journal_head)?;
     Ok(Revoked { keyslots, tokens })
+}
+
+/// Removes the keyslot of an approved boot of literal values, whose approval is withdrawn. `None` where
+/// it is gone already: another keyslot may have its number by now, so that its policy is compared.
+///
+/// # Errors
+/// Those of [`revoke`].
+pub fn retire(
+    device: &mut Device,
+    keyslot: u32,
+    policy: &PolicyDigest,
+    journal_head: Option<JournalHead>,
+) -> Result<Option<Revoked>, Error> {
+    let tokens = device.metadata().tokens();
+    let is_its = |json: &Value| {
+        named_keyslots(json) == [keyslot]
+            && SystemdTpm2::parse(json).is_ok_and(|token| token.policy_hashes == [*policy])
+    };
+    match tokens.values().any(is_its) {
+        true => revoke(device, Target::Keyslot(keyslot), journal_head).map(Some),
+        false => Ok(None),
+    }
 }
 
 /// Whether a target can be removed, without removing it.

@@ -3,17 +3,19 @@
 
 use vmseal::Error;
 use vmseal::boot::{self, Approvals};
-use vmseal::enroll::{self, Target as Revoked, With, revoke};
+use vmseal::enroll::{self, With};
 use vmseal::luks::Device;
 use vmseal::measurement::diff::Expected;
-use vmseal::reseal::{Kind, NewBoot};
+use vmseal::reseal::{Approved, Kind, NewBoot};
 use vmseal::secret::VolumeKey;
 use vmseal::tpm::Tpm;
 
 use super::Approving;
+use crate::cli::Global;
 use crate::commands::account::{self, Sealing};
+use crate::commands::inputs;
 use crate::commands::keeper::{Announced, Keeper};
-use crate::commands::{inputs, terminal};
+use crate::commands::terminal::{self, Talk};
 
 /// Seals a keyslot to each boot that was approved, and removes those of boots that lost approval.
 ///
@@ -37,16 +39,48 @@ pub fn seal(approving: &Approving<'_>, tpm: &Tpm) -> Result<(), Error> {
             seal_one(approving, (&mut device, opened), tpm, keeper.as_ref(), (name, new))?;
         }
     }
-    for entry in &plan.retired {
+    if plan.retired.is_empty() {
+        return Ok(());
+    }
+    let announced = keeper.as_ref().map(|keeper| {
+        let names: Vec<_> = plan.retired.iter().map(Approved::name).collect();
+        keeper.announce(Kind::Revoke, serde_json::json!({ "boots": names }), |_| ())
+    });
+    let announced = announced.transpose()?;
+    retire(approving.global, &mut device, &plan.retired, announced.as_ref(), approving.talk)
+}
+
+/// Removes the keyslots of boots that lost approval, and then the boots from the state: after power
+/// loss in between, the next run finds them there and goes on.
+///
+/// # Errors
+/// Those of [`enroll::retire`].
+pub fn retire(
+    global: &Global,
+    device: &mut Device,
+    retired: &[Approved],
+    announced: Option<&Announced<'_>>,
+    talk: Talk,
+) -> Result<(), Error> {
+    let mut removed = vec![];
+    for entry in retired {
         let Some(keyslot) = entry.keyslot else { continue };
-        let announced = keeper.as_ref().map(|keeper| {
-            let body = serde_json::json!({ "keyslot": keyslot, "boot": entry.name() });
-            keeper.announce(Kind::Revoke, body, |volume| volume.withdraw(entry))
+        let head = announced.map(Announced::head);
+        if let Err(error) = enroll::retire(device, keyslot, &entry.policy_hash, head) {
+            if let Some(announced) = announced {
+                announced.refuse(&error, |_| ());
+            }
+            return Err(error);
+        }
+        inputs::forget_expected(global, keyslot, talk);
+        talk.prose(format_args!("removed keyslot {keyslot}: {}", entry.name()));
+        removed.push(keyslot);
+    }
+    if let Some(announced) = announced {
+        let body = serde_json::json!({ "keyslots": removed });
+        announced.conclude(Kind::Apply, body, |volume| {
+            retired.iter().for_each(|entry| volume.withdraw(entry));
         });
-        let head = announced.transpose()?.as_ref().map(Announced::head);
-        revoke(&mut device, Revoked::Keyslot(keyslot), head)?;
-        inputs::forget_expected(approving.global, keyslot, approving.talk);
-        approving.talk.prose(format_args!("removed keyslot {keyslot}: {}", entry.name()));
     }
     Ok(())
 }

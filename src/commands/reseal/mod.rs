@@ -7,6 +7,7 @@ mod literal;
 mod target;
 
 pub use header::{Events, Header};
+pub use literal::retire;
 pub use target::Target;
 
 use serde_json::{Value, json};
