@@ -6,11 +6,13 @@
 mod error;
 mod key_file;
 mod owner;
+mod scribe;
 mod signature_file;
 mod store;
 
 pub use error::AuthorityError;
 pub use key_file::KeyFile;
 pub use owner::{Other, Owner};
+pub use scribe::{Scribes, replaced, sign_line};
 pub use signature_file::{SIGNATURE_FILE, leave_signatures};
 pub use store::{Rotated, Store};

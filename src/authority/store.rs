@@ -46,6 +46,15 @@ impl Store {
         Self { root: root.to_owned(), path }
     }
 
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether it is where the system's own key lies.
+    pub fn is_of_system(&self) -> bool {
+        self.path == self.root.join(PATH)
+    }
+
     /// The key's file.
     pub fn path(&self) -> &Path {
         &self.path

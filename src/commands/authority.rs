@@ -4,11 +4,13 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use vmseal::Error;
-use vmseal::authority::{AuthorityError, Owner, Store};
+use vmseal::authority::{self, AuthorityError, Owner, Store};
 use vmseal::policy::{AuthorityKey, SigningKey};
+use vmseal::reseal::Kind;
 use vmseal::tpm::{Tpm, TpmError};
 
 use super::carriers::Carriers;
+use super::keeper::{Scribe, who};
 use super::terminal::Talk;
 use super::{Done, inputs};
 use crate::cli::{Authority, AuthorityCommand, Global, NewKey};
@@ -131,9 +133,27 @@ fn rotate(global: &Global, args: &NewKey, talk: Talk) -> Done {
     require_protected(&store, args, talk)?;
     let machine = owner(global, &inputs::tpm(global)?, true)?;
     let key = SigningKey::generate().map_err(AuthorityError::from).map_err(Error::from)?;
-    let rotated = store.rotate(&machine, &key).map_err(Error::from)?;
-    let replaced =
-        rotated.old.clone().or_else(|| before.ok().map(|file| file.key.public().clone()));
+    let before = before.ok().map(|file| file.key.public().clone());
+    let scribe = store.is_of_system().then(|| Scribe::of(global, talk));
+    // Before it, signed by the old key; after it, by the new one, which names the old one.
+    let body = json!({ "by": who(), "pkfp": key.public().fingerprint().to_string() });
+    let announced = scribe.as_ref().map(|scribe| scribe.write(Kind::Rotate, body, |_| ()));
+    let announced = announced.transpose().map_err(Error::from)?;
+    let rotated = store.rotate(&machine, &key);
+    if let (Some(scribe), Some(head)) = (&scribe, announced) {
+        let (kind, body) = match &rotated {
+            Ok(_) => {
+                let old = before.as_ref().map(authority::replaced);
+                (Kind::Apply, json!({ "of": head.seq, "replaced": old }))
+            }
+            Err(error) => (Kind::Refusal, json!({ "of": head.seq, "cause": error.to_string() })),
+        };
+        if let Err(error) = scribe.write(kind, body, |_| ()) {
+            talk.remark(format_args!("WARNING: how it ended is not in the journal: {error}"));
+        }
+    }
+    let rotated = rotated.map_err(Error::from)?;
+    let replaced = rotated.old.clone().or(before);
     let carriers = replaced.as_ref().map(|key| Carriers::of(global, key, None));
     if talk.json {
         let mut object = key_json(&store, key.public());

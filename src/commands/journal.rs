@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use vmseal::Error;
+use vmseal::authority::Scribes;
 use vmseal::luks::HeaderCopy;
 use vmseal::reseal::{Finding, Line, State, Store, StoreError, Verified, Witness};
 use vmseal::token::Record;
 
-use super::Done;
 use super::keeper::summary;
 use super::terminal::Talk;
+use super::{Done, authority};
 use crate::cli::{Global, Journal};
 
 /// Prints the journal, or says whether it is whole.
@@ -19,7 +20,9 @@ pub fn run(global: &Global, args: &Journal, talk: Talk) -> Done {
     let witnesses = witnesses(&seen.state, &args.devices, talk)?;
     let names: Vec<_> = witnesses.iter().filter(|w| w.head.is_some()).map(|w| &w.name).collect();
     let names = json!(names);
-    let journal = seen.verify(witnesses, &|_, _| None);
+    let lines = seen.verify(vec![], &|_, _| None).lines;
+    let scribes = Scribes::of(&authority::store(global, None), &lines);
+    let journal = seen.verify(witnesses, &|signature, line| scribes.check(signature, line));
     if talk.json {
         talk.object(&to_json(&journal, &names));
     }
@@ -42,6 +45,7 @@ const TORN: &str =
     "the last line is torn: the machine stopped while it was written, and nothing was done for it";
 
 fn verified(journal: &Verified, talk: Talk) -> Done {
+    tell_unsigned(journal, talk);
     if let Some(first) = journal.findings.first() {
         for finding in &journal.findings {
             talk.prose(finding);
@@ -53,8 +57,9 @@ fn verified(journal: &Verified, talk: Talk) -> Done {
         None => talk.prose("there is no journal, and nobody knows of one"),
         Some(last) => {
             talk.prose(format_args!(
-                "the journal is whole: {} lines, the last of {}",
+                "the journal is whole: {} lines, {} signed by this machine's authority, the last of {}",
                 journal.lines.len(),
+                journal.signed,
                 last.time
             ));
         }
@@ -63,9 +68,30 @@ fn verified(journal: &Verified, talk: Talk) -> Done {
         talk.remark(TORN);
     }
     if journal.unchecked > 0 {
-        talk.remark(format_args!("{} signatures were not checked", journal.unchecked));
+        talk.remark(format_args!(
+            "{} signatures were not checked: their key is not known here",
+            journal.unchecked
+        ));
     }
     Ok(())
+}
+
+/// Before there was a key nothing could be signed; after that, somebody may have left it out.
+fn tell_unsigned(journal: &Verified, talk: Talk) {
+    let is_signed = |line: &&Line| line.signature.is_some();
+    let mut after = journal.lines.iter().skip_while(|line| !is_signed(line));
+    let unsigned = after.by_ref().filter(|line| !is_signed(line));
+    let numbers: Vec<u32> = unsigned.map(|line| line.seq).collect();
+    match numbers.as_slice() {
+        [] => {}
+        [one] => {
+            talk.remark(format_args!("1 line is not signed, though one before it is: line {one}"));
+        }
+        [first, ..] => talk.remark(format_args!(
+            "{} lines are not signed, though one before them is: line {first} is the first",
+            numbers.len()
+        )),
+    }
 }
 
 /// The records that may know where the journal ended: of the named volumes, or of those that the
@@ -119,6 +145,8 @@ fn to_json(journal: &Verified, witnesses: &Value) -> Value {
         "lines": journal.lines.iter().map(line).collect::<Vec<_>>(),
         "head": journal.head().map(|head| head.to_string()),
         "torn": journal.torn,
+        "signed": journal.signed,
+        "unchecked": journal.unchecked,
         "findings": journal.findings.iter().map(finding).collect::<Vec<_>>(),
         "more_findings": journal.more,
         "compared_with": witnesses,

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 use vmseal::Error;
+use vmseal::authority::{Store as AuthorityStore, sign_line};
 use vmseal::measurement::diff::Expected;
 use vmseal::measurement::text::printable;
 use vmseal::reseal::{
@@ -20,11 +21,9 @@ use crate::cli::Global;
 
 /// The journal of this system, and the volume that a command is about.
 pub struct Keeper {
-    store: Store,
-    root: PathBuf,
+    scribe: Scribe,
     device: PathBuf,
     uuid: String,
-    talk: Talk,
 }
 
 /// What was announced.
@@ -38,12 +37,10 @@ impl Keeper {
     /// done to it belongs into the journal of the system that it is of.
     pub fn of(global: &Global, device: &Path, uuid: &str, talk: Talk) -> Option<Self> {
         inputs::is_of_system(global, device).then(|| Self {
-            store: Store::below(&global.root),
-            root: global.root.clone(),
+            scribe: Scribe::of(global, talk),
             // The next to look for it may stand elsewhere.
             device: std::path::absolute(device).unwrap_or_else(|_| device.to_owned()),
             uuid: uuid.to_owned(),
-            talk,
         })
     }
 
@@ -52,7 +49,7 @@ impl Keeper {
     /// # Errors
     /// [`Error::Store`].
     pub fn check(&self) -> Result<(), Error> {
-        Ok(self.store.lock().map(drop)?)
+        Ok(self.scribe.store.lock().map(drop)?)
     }
 
     /// Keeps the events of a boot that is about to be approved.
@@ -60,7 +57,7 @@ impl Keeper {
     /// # Errors
     /// [`Error::Store`].
     pub fn keep_events(&self, boot: &Approved, expected: &Expected) -> Result<(), Error> {
-        Ok(self.store.keep_events(boot, expected)?)
+        Ok(self.scribe.store.keep_events(boot, expected)?)
     }
 
     /// Writes down what is about to be done, and `change`s the state of the volume.
@@ -92,18 +89,48 @@ impl Keeper {
         body: Value,
         change: impl FnOnce(&mut VolumeState),
     ) -> Result<JournalHead, StoreError> {
+        self.scribe.write(kind, body, |State { volumes, .. }| {
+            if volumes.len() >= State::MAX_VOLUMES {
+                // A volume that nothing is approved for needs no place.
+                volumes.retain(|uuid, volume| *uuid == self.uuid || !volume.entries.is_empty());
+            }
+            change(volumes.entry(self.uuid.clone()).or_default());
+        })
+    }
+}
+
+/// Who writes into the journal of this system, and signs where the system's own key lies.
+pub struct Scribe {
+    store: Store,
+    root: PathBuf,
+    talk: Talk,
+}
+
+impl Scribe {
+    /// That of the system below the root.
+    pub fn of(global: &Global, talk: Talk) -> Self {
+        Self { store: Store::below(&global.root), root: global.root.clone(), talk }
+    }
+
+    /// Adds a line, and `change`s the state.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn write(
+        &self,
+        kind: Kind,
+        body: Value,
+        change: impl FnOnce(&mut State),
+    ) -> Result<JournalHead, StoreError> {
         let body = body.as_object().cloned().unwrap_or_default();
         let mut locked = self.store.lock()?;
-        let State { volumes, .. } = &mut locked.state;
-        if volumes.len() >= State::MAX_VOLUMES {
-            // A volume that nothing is approved for needs no place.
-            volumes.retain(|uuid, volume| *uuid == self.uuid || !volume.entries.is_empty());
-        }
-        change(volumes.entry(self.uuid.clone()).or_default());
+        change(&mut locked.state);
         // A clock before 1970 is 1970: the chain gives the order, not the time.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let draft = Draft { kind, time: rfc3339(now.as_secs()), body };
-        let (head, found) = locked.append(&draft, None)?;
+        let key = AuthorityStore::new(&self.root, None).scribe();
+        let sign = |message: &[u8]| key.as_ref().and_then(|key| sign_line(key, message));
+        let (head, found) = locked.append(&draft, Some(&sign))?;
         if let Some(found) = found {
             self.talk.remark(format_args!(
                 "WARNING: the journal was not whole, and now says so: {found}"
@@ -130,6 +157,7 @@ impl Announced<'_> {
         }
         if let Err(error) = self.keeper.write(kind, about, change) {
             self.keeper
+                .scribe
                 .talk
                 .remark(format_args!("WARNING: how it ended is not in the journal: {error}"));
         }
@@ -143,7 +171,7 @@ impl Announced<'_> {
 }
 
 /// Who runs this, and from where: what the system tells, as far as it is at hand.
-fn who() -> Value {
+pub fn who() -> Value {
     const MAX: usize = 120;
     let short = |text: &str| printable(text, MAX);
     let number = |text: String| text.trim().parse::<u32>().ok();

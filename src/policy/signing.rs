@@ -5,7 +5,7 @@ use std::fmt;
 
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
-use openssl::pkey::{PKey, Private};
+use openssl::pkey::{PKey, Private, Public};
 use openssl::rsa::Rsa;
 use openssl::sign::{Signer, Verifier};
 
@@ -106,11 +106,8 @@ impl SigningKey {
         authorization: &Authorization,
         approved: PolicyDigest,
     ) -> Result<Signatures, SigningError> {
-        let sign = during("sign");
-        // An RSA key signs by PKCS#1 v1.5 unless told otherwise.
-        let mut signer = Signer::new(MessageDigest::sha256(), &self.private).map_err(&sign)?;
         let message = [approved.as_bytes(), &authorization.policy_ref_nonce()].concat();
-        let bytes = signer.sign_oneshot_to_vec(&message).map_err(&sign)?;
+        let bytes = self.sign_bytes(&message)?;
         let own = Authorization { key: self.public.clone(), ..authorization.clone() };
         let mut signatures = Signatures::default();
         signatures.insert(&own, approved, bytes);
@@ -119,6 +116,40 @@ impl SigningKey {
             false => Err(SigningError::Faulty),
         }
     }
+
+    /// Signs what is no approval: `message` must be longer than a policy digest, and begin with what
+    /// names its use.
+    ///
+    /// # Errors
+    /// [`SigningError::Library`], [`SigningError::Faulty`].
+    pub fn sign_message(&self, message: &[u8]) -> Result<Vec<u8>, SigningError> {
+        let bytes = self.sign_bytes(message)?;
+        match is_signed_by(&self.public, message, &bytes) {
+            true => Ok(bytes),
+            false => Err(SigningError::Faulty),
+        }
+    }
+
+    fn sign_bytes(&self, message: &[u8]) -> Result<Vec<u8>, SigningError> {
+        let sign = during("sign");
+        // An RSA key signs by PKCS#1 v1.5 unless told otherwise.
+        let mut signer = Signer::new(MessageDigest::sha256(), &self.private).map_err(&sign)?;
+        signer.sign_oneshot_to_vec(message).map_err(&sign)
+    }
+}
+
+/// Whether `signature` of `message` is `key`'s.
+#[must_use]
+pub fn is_signed_by(key: &AuthorityKey, message: &[u8], signature: &[u8]) -> bool {
+    PKey::public_key_from_pem(key.pem().as_bytes())
+        .is_ok_and(|public| verifies(&public, message, signature))
+}
+
+fn verifies(public: &PKey<Public>, message: &[u8], signature: &[u8]) -> bool {
+    Verifier::new(MessageDigest::sha256(), public)
+        .and_then(|mut verifier| verifier.verify_oneshot(signature, message))
+        // What is malformed is as good as wrong.
+        .unwrap_or(false)
 }
 
 /// Those of `signatures` that one of `keys` made, and that verify.
@@ -133,12 +164,8 @@ pub fn verified(signatures: &Signatures, keys: &[&AuthorityKey]) -> Signatures {
         .collect();
     let mut kept = signatures.clone();
     kept.retain(|key, message, signature| {
-        verifiers.iter().filter(|(fingerprint, _)| fingerprint == key).any(|(_, public)| {
-            Verifier::new(MessageDigest::sha256(), public)
-                .and_then(|mut verifier| verifier.verify_oneshot(signature, message))
-                // What is malformed is as good as wrong.
-                .unwrap_or(false)
-        })
+        let mut of_key = verifiers.iter().filter(|(fingerprint, _)| fingerprint == key);
+        of_key.any(|(_, public)| verifies(public, message, signature))
     });
     kept
 }

@@ -135,10 +135,7 @@ impl Draft {
         prev: &Digest,
         sign: Option<Sign<'_>>,
     ) -> Result<String, StoreError> {
-        let mut json = json!({
-            "seq": seq, "time": self.time, "prev": prev.to_string(),
-            "kind": self.kind.to_string(), "body": self.body,
-        });
+        let mut json = unsigned(seq, &self.time, prev, &self.kind, &self.body);
         let signature = sign.and_then(|sign| sign(&message(&json.to_string())));
         if let (Some(Signature { pkfp, bytes }), Some(json)) = (signature, json.as_object_mut()) {
             let signature = json!({ "pkfp": pkfp, "sig": STANDARD.encode(bytes) });
@@ -151,6 +148,12 @@ impl Draft {
             None => Err(StoreError::LineTooLong { found: text.len() }),
         }
     }
+}
+
+fn unsigned(seq: u32, time: &str, prev: &Digest, kind: &Kind, body: &Map<String, Value>) -> Value {
+    json!({
+        "seq": seq, "time": time, "prev": prev.to_string(), "kind": kind.to_string(), "body": body,
+    })
 }
 
 /// What a signature covers: the line's JSON without the signature.
@@ -185,6 +188,11 @@ impl Line {
             },
             hash: PcrBank::Sha256.hash(text),
         })
+    }
+
+    /// What its signature covers, as this version would have written the line.
+    pub fn message(&self) -> Vec<u8> {
+        message(&unsigned(self.seq, &self.time, &self.prev, &self.kind, &self.body).to_string())
     }
 
     /// What its signature covers, given the line's text.
@@ -267,6 +275,7 @@ mod tests {
         assert_eq!(Line::signed(plain.as_bytes()), None);
         let line = Line::parse(signed.as_bytes()).expect("a line");
         assert_eq!(line.signature, sign(&message(&plain)));
+        assert_eq!(line.message(), message(&plain));
         let other = signed.replace(&"ab".repeat(32), "ab");
         assert_eq!(Line::parse(other.as_bytes()), None);
     }
