@@ -87,12 +87,19 @@ fn an_approved_update_opens_and_the_boot_before_it_until_it_has_proved_itself() 
 fn what_nobody_vouches_for_is_not_approved_with_nobody_asked() {
     let guest = enrolled(SDBOOT);
     update_initrd(&guest);
-    let (header, before) = (guest.machine.image.snapshot(), state(&guest));
+    let (header, before) = (guest.machine.image.snapshot(), entries(&guest));
     let ran = reseal(&guest, "reseal", &["--unattended"]).code(20);
     ran.says("the initrd changed").says("vouched by nobody");
     // Without a terminal it is the same.
     reseal(&guest, "reseal", &[]).code(20).says("approve it at a terminal");
-    assert_eq!((guest.machine.image.snapshot(), state(&guest)), (header, before));
+    assert_eq!((guest.machine.image.snapshot(), entries(&guest)), (header, before));
+    // What was shown and refused is on record, once.
+    let journal = reseal(&guest, "journal", &["--json"]).ok().json();
+    let lines = journal["lines"].as_array().unwrap();
+    let [.., plan, refusal] = lines.as_slice() else { panic!("{journal}") };
+    assert_eq!((&plan["kind"], &refusal["kind"]), (&json!("plan"), &json!("refusal")));
+    assert_eq!((&refusal["body"]["of"], &refusal["body"]["exit"]), (&plan["seq"], &json!(20)));
+    assert_eq!(lines.iter().filter(|line| line["kind"] == "plan").count(), 1, "{journal}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use vmseal::authority::{Store as AuthorityStore, sign_line};
 use vmseal::measurement::diff::Expected;
 use vmseal::measurement::text::printable;
 use vmseal::reseal::{
-    Approved, Draft, Kind, State, Store, StoreError, VolumeState, rfc3339, tell_syslog,
+    Approved, Draft, Kind, Line, State, Store, StoreError, VolumeState, rfc3339, tell_syslog,
 };
 use vmseal::token::JournalHead;
 
@@ -50,6 +50,18 @@ impl Keeper {
     /// [`Error::Store`].
     pub fn check(&self) -> Result<(), Error> {
         Ok(self.scribe.store.lock().map(drop)?)
+    }
+
+    /// Whether the last line of this kind about the volume says all that `body` does.
+    pub fn is_last_of_kind(&self, kind: &Kind, body: &Value) -> bool {
+        let lines = self.scribe.store.read().map(|seen| seen.verify(vec![], &|_, _| None).lines);
+        let is_its = |line: &&Line| {
+            line.kind == *kind && line.body.get("volume") == Some(&self.uuid.as_str().into())
+        };
+        let lines = lines.unwrap_or_default();
+        let last = lines.iter().rfind(is_its);
+        let mut said = body.as_object().into_iter().flatten();
+        last.is_some_and(|line| said.all(|(name, value)| line.body.get(name) == Some(value)))
     }
 
     /// Keeps the events of a boot that is about to be approved.

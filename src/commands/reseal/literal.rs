@@ -10,7 +10,7 @@ use vmseal::reseal::{Approved, Kind, NewBoot};
 use vmseal::secret::VolumeKey;
 use vmseal::tpm::Tpm;
 
-use super::Approving;
+use super::signed::Approving;
 use crate::cli::Global;
 use crate::commands::account::{self, Sealing};
 use crate::commands::inputs;

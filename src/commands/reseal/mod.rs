@@ -4,6 +4,7 @@
 mod ask;
 mod header;
 mod literal;
+mod signed;
 mod target;
 
 pub use header::{Events, Header};
@@ -15,17 +16,17 @@ use vmseal::Error;
 use vmseal::authority::Store as AuthorityStore;
 use vmseal::enroll;
 use vmseal::luks::Device;
-use vmseal::measurement::diff::Expected;
 use vmseal::policy::{AuthorityKey, SigningKey};
-use vmseal::reseal::{Approved, Artifacts, Kind, Plan, Store, VolumeState, Wanted};
+use vmseal::reseal::{Artifacts, Kind, Plan, Store, Wanted};
 use vmseal::tpm::Tpm;
 
-use super::keeper::{Announced, Keeper};
+use super::keeper::Keeper;
 use super::predict::Foreseen;
 use super::terminal::Talk;
 use super::{Done, authority, inputs};
 use crate::cli::{Global, Reseal};
 use ask::Approval;
+use signed::Approving;
 
 /// This machine's own key, and the one before it.
 pub struct Keys {
@@ -113,7 +114,13 @@ pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
     }
     // Before it is approved it is talk, also for those who only want the data.
     show(&works, &artifacts, |line| talk.remark(line));
-    let approval = ask::approve(global, args, &changing, &artifacts)?;
+    let approval = match ask::approve(global, args, &changing, &artifacts) {
+        Err(error) => {
+            changing.iter().for_each(|work| work.refused(global, &artifacts, &error, talk));
+            return Err(error.into());
+        }
+        Ok(approval) => approval,
+    };
     if let Some(path) = foreseen.changed() {
         return Err(Error::ChangedSince { path }.into());
     }
@@ -183,119 +190,44 @@ impl Work {
         if let Some(object) = object.as_object_mut() {
             object.insert("uuid".into(), self.target.uuid.as_str().into());
             object.insert("device".into(), self.target.device.to_string_lossy().into());
-            let policy = if self.target.volume.authority.is_some() { "authority" } else { "pcr" };
-            object.insert("policy".into(), policy.into());
+            object.insert("policy".into(), self.policy().into());
         }
         object
     }
-}
 
-/// What was approved for one volume.
-struct Approving<'a> {
-    global: &'a Global,
-    args: &'a Reseal,
-    work: &'a Work,
-    artifacts: &'a Artifacts,
-    approval: Approval,
-    talk: Talk,
-}
+    fn policy(&self) -> &'static str {
+        if self.target.volume.authority.is_some() { "authority" } else { "pcr" }
+    }
 
-impl Approving<'_> {
     /// The keeper of this volume's account.
-    fn keeper(&self) -> Option<Keeper> {
-        let target = &self.work.target;
-        Keeper::of(self.global, &target.device, &target.uuid, self.talk)
+    fn keeper(&self, global: &Global, talk: Talk) -> Option<Keeper> {
+        Keeper::of(global, &self.target.device, &self.target.uuid, talk)
     }
 
-    /// The boots as the state has them.
-    fn entries(&self, volume: &VolumeState) -> Vec<Approved> {
-        let (keyslot, policy) = self.work.target.sealed();
-        let generation = volume.generation.saturating_add(1);
-        let entry = |(boot, new): (&vmseal::reseal::BootPlan, &vmseal::reseal::NewBoot)| {
-            let mut entry = Approved::new(policy, new.next.plan.values.clone(), generation);
-            entry.keyslot = Some(keyslot);
-            entry.entry = Some(boot.entry.clone());
-            entry.artifacts = self.artifacts.of(new);
-            entry
-        };
-        self.work.plan.new_boots().map(entry).collect()
-    }
-
-    /// On record first, then in the header: whatever comes between, what opens is on record.
-    fn sign(&self, header: &Header<'_>) -> Result<(), Error> {
-        let (target, plan) = (&self.work.target, &self.work.plan);
-        let entries = self.entries(&target.volume);
-        let mut device = Device::open(&target.device, None)?;
-        let mut then = target.volume.clone();
-        change(&mut then, &entries, &plan.retired);
-        header.check(&device, &then)?;
-        keep_events(self.global, plan, &entries)?;
-        let mut body = plan.to_json();
+    /// The plan as the journal tells it.
+    fn on_record(&self, artifacts: &Artifacts, how: &str) -> Value {
+        let mut body = self.plan.to_json();
         shorten(&mut body);
         if let Some(body) = body.as_object_mut() {
-            body.insert("how".into(), self.approval.name().into());
-            body.insert("artifacts".into(), self.artifacts.to_json());
-            body.insert("policy".into(), "authority".into());
+            body.insert("how".into(), how.into());
+            body.insert("artifacts".into(), artifacts.to_json());
+            body.insert("policy".into(), self.policy().into());
         }
-        let keeper = self.keeper();
-        let announced = keeper.as_ref().map(|keeper| {
-            keeper.announce(Kind::Approval, body, |volume| change(volume, &entries, &plan.retired))
-        });
-        let announced = announced.transpose()?;
-        let mut events = Events::default();
-        for (entry, (_, new)) in entries.iter().zip(plan.new_boots()) {
-            events.insert(entry.id(), new.next.plan.events.clone());
-        }
-        let head = announced.as_ref().map(Announced::head);
-        if let Err(error) = header.write(&mut device, &then, &events, head) {
-            if let Some(announced) = &announced {
-                announced.refuse(&error, |volume| {
-                    entries.iter().for_each(|entry| volume.withdraw(entry));
-                    plan.retired.iter().for_each(|entry| volume.approve(entry.clone()));
-                });
-            }
-            return Err(error);
-        }
-        drop(device);
-        header.leave(self.global, &then, &plan.retired, self.talk);
-        if let Some(announced) = &announced {
-            let (keyslot, _) = target.sealed();
-            announced.conclude(Kind::Apply, json!({ "keyslot": keyslot }), |_| ());
-        }
-        self.report(&entries);
-        Ok(())
+        body
     }
 
-    fn report(&self, entries: &[Approved]) {
-        let device = self.work.target.device.display();
-        for entry in entries {
-            self.talk.prose(format_args!("approved: {device} opens for {}", entry.name()));
+    /// Puts on record what was shown and not approved. Each update calls for it: once is enough.
+    fn refused(&self, global: &Global, artifacts: &Artifacts, error: &Error, talk: Talk) {
+        let Some(keeper) = self.keeper(global, talk) else { return };
+        let body = self.on_record(artifacts, "refused");
+        if keeper.is_last_of_kind(&Kind::Plan, &body) {
+            return;
         }
-        for entry in &self.work.plan.retired {
-            self.talk
-                .prose(format_args!("withdrawn: {device} no longer opens for {}", entry.name()));
-        }
-        if !self.work.plan.retired.is_empty() {
-            self.talk.remark("who kept a copy of the header from before can still open it by the boots that were withdrawn, until it is reencrypted");
+        match keeper.announce(Kind::Plan, body, |_| ()) {
+            Ok(announced) => announced.refuse(error, |_| ()),
+            Err(error) => talk.remark(format_args!("WARNING: it is not in the journal: {error}")),
         }
     }
-}
-
-/// Brings the state of a volume to what was approved.
-fn change(volume: &mut VolumeState, new: &[Approved], retired: &[Approved]) {
-    retired.iter().for_each(|entry| volume.withdraw(entry));
-    new.iter().for_each(|entry| volume.approve(entry.clone()));
-}
-
-/// What later boots are compared with, before the boots are approved.
-fn keep_events(global: &Global, plan: &Plan, entries: &[Approved]) -> Result<(), Error> {
-    let store = Store::below(&global.root);
-    for (entry, (_, new)) in entries.iter().zip(plan.new_boots()) {
-        let (bank, policy) = (entry.values.bank(), entry.policy_hash.to_string());
-        let expected = Expected::new(bank, policy, new.next.notes.clone());
-        store.keep_events(entry, &expected)?;
-    }
-    Ok(())
 }
 
 /// Of hundreds of events a line of the journal tells the first ones.
