@@ -92,23 +92,7 @@ fn tpm_that_never_answers() {
 #[test]
 fn tpm_in_lockout() {
     let machine = enrolled();
-    let file = |name: &str| machine.file(name).to_str().unwrap().to_owned();
-    let tcti = machine.tpm.tcti();
-    // An object that counts failed attempts, and as many of them as the TPM allows.
-    let (public, private, object) = (file("pub"), file("priv"), file("ctx"));
-    let parent = "0x81000001";
-    fs::write(file("data"), "data").unwrap();
-    let create = ["-C", parent, "-p", "right", "-i", &file("data"), "-u", &public, "-r", &private];
-    testkit::tool("tpm2_create", &[&["-Q", "-T", &tcti], &create[..]].concat());
-    let load = ["-C", parent, "-u", &public, "-r", &private, "-c", &object];
-    testkit::tool("tpm2_load", &[&["-Q", "-T", &tcti], &load[..]].concat());
-    for _ in 0..8 {
-        let mut unseal = Command::new("tpm2_unseal");
-        let ran = run(unseal.args(["-T", &tcti, "-c", &object, "-p", "wrong"]));
-        assert_ne!(ran.code, Some(0));
-        machine.tpm.flush();
-    }
-    assert!(machine.tpm.lockout_counter() >= 3);
+    machine.lock_tpm_out();
     // Neither the sealed object nor its parent counts attempts: a lockout does not touch them.
     machine.unlock(&[]).ok();
     machine.enroll(&[]).ok();

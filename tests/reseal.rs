@@ -11,27 +11,8 @@ use guest::*;
 use serde_json::{Value, json};
 use testkit::{Ran, run};
 
-/// A guest with an authority of its own, enrolled and booted into what was enrolled.
-fn enrolled(case: (&'static str, &'static str)) -> Guest {
-    let mut guest = Guest::with_hook(case).with_identity();
-    guest.enroll(&["--policy", "authority"]).ok();
-    guest.reboot();
-    assert!(guest.boot_step());
-    let ran = reseal(&guest, "confirm", &[]).ok();
-    assert!(ran.stdout.contains("as approved"), "{ran:#?}");
-    guest
-}
-
 fn reseal(guest: &Guest, verb: &str, options: &[&str]) -> Ran {
     run(guest.command(&[verb]).args(options))
-}
-
-/// Another initrd, as a package's update makes it.
-fn update_initrd(guest: &Guest) {
-    let mut initrd = fs::read(guest.path(guest.initrd)).unwrap();
-    initrd.extend(b"an update");
-    // The pins are what the test's boot step reads at the start.
-    fs::write(guest.path(guest.initrd), initrd).unwrap();
 }
 
 fn state(guest: &Guest) -> Value {
@@ -51,10 +32,10 @@ fn entries(guest: &Guest) -> Vec<(String, String)> {
 #[test]
 fn an_approved_update_opens_and_the_boot_before_it_until_it_has_proved_itself() {
     for case in [SDBOOT, GRUB] {
-        let mut guest = enrolled(case);
+        let mut guest = Guest::approved(case);
         let before = fs::read(guest.path(guest.initrd)).unwrap();
         let old_log = guest.next_log();
-        update_initrd(&guest);
+        guest.update_initrd();
         let ran = reseal(&guest, "reseal", &["--yes"]).ok();
         assert!(ran.stderr.contains("PCR 9 "), "{case:?}: {ran:#?}");
         guest.machine.unlock(&[]).ok();
@@ -85,8 +66,8 @@ fn an_approved_update_opens_and_the_boot_before_it_until_it_has_proved_itself() 
 
 #[test]
 fn what_nobody_vouches_for_is_not_approved_with_nobody_asked() {
-    let guest = enrolled(SDBOOT);
-    update_initrd(&guest);
+    let guest = Guest::approved(SDBOOT);
+    guest.update_initrd();
     let (header, before) = (guest.machine.image.snapshot(), entries(&guest));
     let ran = reseal(&guest, "reseal", &["--unattended"]).code(20);
     ran.says("the initrd changed").says("vouched by nobody");
@@ -104,8 +85,8 @@ fn what_nobody_vouches_for_is_not_approved_with_nobody_asked() {
 
 #[test]
 fn a_dry_run_changes_nothing_and_a_second_run_has_nothing_to_do() {
-    let guest = enrolled(SDBOOT);
-    update_initrd(&guest);
+    let guest = Guest::approved(SDBOOT);
+    guest.update_initrd();
     let before = guest.machine.state();
     let said = reseal(&guest, "reseal", &["--dry-run", "--json"]).ok().json();
     let boots = said["volumes"][0]["boots"].as_array().unwrap();
@@ -123,8 +104,8 @@ fn a_dry_run_changes_nothing_and_a_second_run_has_nothing_to_do() {
 
 #[test]
 fn narrowing_waits_until_the_new_boot_was_seen() {
-    let mut guest = enrolled(SDBOOT);
-    update_initrd(&guest);
+    let mut guest = Guest::approved(SDBOOT);
+    guest.update_initrd();
     reseal(&guest, "reseal", &["--yes"]).ok();
     reseal(&guest, "reseal", &["--yes", "--narrow"]).refused(3).says("not seen to open yet");
     guest.reboot();
@@ -136,9 +117,9 @@ fn narrowing_waits_until_the_new_boot_was_seen() {
 
 #[test]
 fn without_a_state_nothing_is_approved() {
-    let guest = enrolled(SDBOOT);
+    let guest = Guest::approved(SDBOOT);
     fs::remove_file(guest.path("var/lib/vmseal/state.json")).unwrap();
-    update_initrd(&guest);
+    guest.update_initrd();
     let header = guest.machine.image.snapshot();
     let ran = reseal(&guest, "reseal", &["--yes"]).refused(3);
     ran.says("approved on this machine");
@@ -152,7 +133,7 @@ fn literal_values_are_resealed_with_the_passphrase() {
     guest.reboot();
     assert!(guest.boot_step());
     reseal(&guest, "confirm", &[]).ok();
-    update_initrd(&guest);
+    guest.update_initrd();
     reseal(&guest, "reseal", &["--unattended"]).code(20).says("takes its passphrase");
     let file = guest.machine.key_file();
     let file = file.to_str().unwrap();
@@ -169,8 +150,8 @@ fn literal_values_are_resealed_with_the_passphrase() {
 
 #[test]
 fn what_this_machine_s_hook_built_is_approved_with_nobody_asked() {
-    let mut guest = enrolled(SDBOOT);
-    update_initrd(&guest);
+    let mut guest = Guest::approved(SDBOOT);
+    guest.update_initrd();
     let initrd = guest.path(guest.initrd);
     reseal(&guest, "built", &[initrd.to_str().unwrap()]).ok();
     let said = reseal(&guest, "reseal", &["--unattended", "--json"]).ok().json();
@@ -182,8 +163,8 @@ fn what_this_machine_s_hook_built_is_approved_with_nobody_asked() {
 
 #[test]
 fn a_file_of_the_configuration_decides_and_a_slip_in_it_allows_nothing() {
-    let guest = enrolled(SDBOOT);
-    update_initrd(&guest);
+    let guest = Guest::approved(SDBOOT);
+    guest.update_initrd();
     guest.put("etc/vmseal/reseal.conf", b"initrd = perhaps\n");
     reseal(&guest, "reseal", &["--unattended"]).code(20).says("reseal.conf:1: expected one of no");
     guest.put("etc/vmseal/reseal.conf", b"initrd = yes\n");
@@ -204,8 +185,8 @@ fn at_a_terminal(guest: &Guest, meanwhile: &str, answer: &str) -> Ran {
 
 #[test]
 fn at_a_terminal_somebody_is_asked() {
-    let guest = enrolled(SDBOOT);
-    update_initrd(&guest);
+    let guest = Guest::approved(SDBOOT);
+    guest.update_initrd();
     let before = guest.machine.image.snapshot();
     let ran = at_a_terminal(&guest, "true", "n").code(20);
     assert!(ran.stdout.contains("Approve this?"), "{ran:#?}");
@@ -217,8 +198,8 @@ fn at_a_terminal_somebody_is_asked() {
 
 #[test]
 fn a_file_that_changes_while_somebody_is_asked_is_not_approved() {
-    let guest = enrolled(SDBOOT);
-    update_initrd(&guest);
+    let guest = Guest::approved(SDBOOT);
+    guest.update_initrd();
     let initrd = guest.path(guest.initrd).to_str().unwrap().to_owned();
     let good = format!("{initrd}.good");
     fs::copy(&initrd, &good).unwrap();
@@ -236,8 +217,8 @@ fn a_file_that_changes_while_somebody_is_asked_is_not_approved() {
 
 #[test]
 fn what_the_header_says_is_not_believed() {
-    let mut guest = enrolled(SDBOOT);
-    update_initrd(&guest);
+    let mut guest = Guest::approved(SDBOOT);
+    guest.update_initrd();
     reseal(&guest, "reseal", &["--yes"]).ok();
     let record = |json: &mut Value| {
         let tokens = json["tokens"].as_object_mut().unwrap();
@@ -257,8 +238,8 @@ fn what_the_header_says_is_not_believed() {
 
 #[test]
 fn two_at_once_wait_for_each_other() {
-    let guest = enrolled(SDBOOT);
-    update_initrd(&guest);
+    let guest = Guest::approved(SDBOOT);
+    guest.update_initrd();
     let start = || {
         let mut command = guest.command(&["reseal", "--yes", "--quiet"]);
         command.stdout(std::process::Stdio::null()).spawn().unwrap()
@@ -271,9 +252,9 @@ fn two_at_once_wait_for_each_other() {
 
 #[test]
 fn another_machine_s_key_approves_nothing() {
-    let guest = enrolled(SDBOOT);
+    let guest = Guest::approved(SDBOOT);
     guest.put("etc/machine-id", b"fedcba9876543210fedcba9876543210\n");
-    update_initrd(&guest);
+    guest.update_initrd();
     let before = guest.machine.image.snapshot();
     reseal(&guest, "reseal", &["--yes"]).refused(3).says("authority rotate");
     assert_eq!(guest.machine.image.snapshot(), before);
@@ -288,7 +269,7 @@ fn a_pin_is_not_lost_on_the_way() {
     let pin = pin.to_str().unwrap().to_owned();
     guest.enroll(&["--policy", "pcr", "--pin", "--pin-file", &pin]).ok();
     guest.reboot();
-    update_initrd(&guest);
+    guest.update_initrd();
     let file = guest.machine.key_file();
     let before = guest.machine.image.snapshot();
     let options = ["--yes", "--unlock-key-file", file.to_str().unwrap()];
@@ -299,8 +280,8 @@ fn a_pin_is_not_lost_on_the_way() {
 /// Whoever typed is told of it even where nothing was measured.
 #[test]
 fn a_boot_without_tpm_and_log_is_on_record() {
-    let mut guest = enrolled(SDBOOT);
-    update_initrd(&guest);
+    let mut guest = Guest::approved(SDBOOT);
+    guest.update_initrd();
     guest.reboot();
     assert!(!guest.boot_step());
     fs::remove_file(guest.path("sys/kernel/security/tpm0/binary_bios_measurements")).unwrap();
@@ -315,7 +296,7 @@ fn a_boot_without_tpm_and_log_is_on_record() {
 
 #[test]
 fn grub_s_menu_is_approved_where_it_was_built_here() {
-    let guest = enrolled(GRUB);
+    let guest = Guest::approved(GRUB);
     let menu = guest.path("boot/grub/grub.cfg");
     let mut text = fs::read_to_string(&menu).unwrap();
     text += "# another line\n";
@@ -329,7 +310,7 @@ fn grub_s_menu_is_approved_where_it_was_built_here() {
 
 #[test]
 fn an_entry_that_there_is_not_is_a_slip() {
-    let guest = enrolled(SDBOOT);
+    let guest = Guest::approved(SDBOOT);
     let ran = reseal(&guest, "reseal", &["--dry-run", "--entry", "rescue"]).refused(2);
     ran.says("no boot entry is called rescue");
 }
@@ -337,8 +318,8 @@ fn an_entry_that_there_is_not_is_a_slip() {
 /// After a boot that nobody approved, what nobody vouches for must be named, file by file.
 #[test]
 fn after_a_boot_that_was_not_approved_each_file_is_named() {
-    let mut guest = enrolled(SDBOOT);
-    update_initrd(&guest);
+    let mut guest = Guest::approved(SDBOOT);
+    guest.update_initrd();
     guest.reboot();
     assert!(!guest.boot_step());
     reseal(&guest, "reseal", &["--unattended"]).code(20).says("was not approved itself");

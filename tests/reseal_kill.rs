@@ -88,15 +88,8 @@ fn header_and_slots(guest: &Guest) -> (usize, usize) {
 
 #[test]
 fn reseal_and_confirm_may_be_killed_at_any_instant() {
-    let mut guest = Guest::with_hook(SDBOOT).with_identity();
-    guest.enroll(&["--policy", "authority"]).ok();
-    guest.reboot();
-    assert!(guest.boot_step());
-    run(&mut guest.command(&["confirm"])).ok();
-    let initrd = guest.path(guest.initrd);
-    let mut bytes = fs::read(&initrd).unwrap();
-    bytes.extend(b"an update");
-    fs::write(&initrd, bytes).unwrap();
+    let mut guest = Guest::approved(SDBOOT);
+    guest.update_initrd();
     let slots = header_and_slots(&guest);
     let ended = |guest: &Guest, approved: usize, point: &str| {
         let state = fs::read(guest.path("var/lib/vmseal/state.json")).unwrap();
@@ -121,10 +114,7 @@ fn withdrawing_a_keyslot_may_be_killed_at_any_instant() {
     guest.reboot();
     assert!(guest.boot_step());
     run(&mut guest.command(&["confirm"])).ok();
-    let initrd = guest.path(guest.initrd);
-    let mut bytes = fs::read(&initrd).unwrap();
-    bytes.extend(b"an update");
-    fs::write(&initrd, bytes).unwrap();
+    guest.update_initrd();
     let file = guest.machine.key_file();
     let file = file.to_str().unwrap().to_owned();
     run(&mut guest.command(&["reseal", "--yes", "--unlock-key-file", &file])).ok();

@@ -186,6 +186,26 @@ impl Guest {
         opened
     }
 
+    /// Another initrd, as a package's update makes it.
+    pub fn update_initrd(&self) {
+        let path = self.path(self.initrd);
+        let mut initrd = fs::read(&path).unwrap();
+        // The pins are what the test's boot step reads at the start.
+        initrd.extend(b"an update");
+        fs::write(path, initrd).unwrap();
+    }
+
+    /// Enrolled with an authority of its own, booted into what was enrolled, and confirmed.
+    pub fn approved(case: (&'static str, &'static str)) -> Self {
+        let mut guest = Self::with_hook(case).with_identity();
+        guest.enroll(&["--policy", "authority"]).ok();
+        guest.reboot();
+        assert!(guest.boot_step());
+        let ran = run(&mut guest.command(&["confirm"])).ok();
+        assert!(ran.stdout.contains("as approved"), "{ran:#?}");
+        guest
+    }
+
     /// What a system has that keeps an authority's key of its own.
     pub fn with_identity(self) -> Self {
         self.put("etc/machine-id", b"0123456789abcdef0123456789abcdef\n");

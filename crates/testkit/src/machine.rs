@@ -128,6 +128,26 @@ impl Machine {
         run(self.vmseal(&["status"]).args(options).arg(self.image.path()))
     }
 
+    /// Has the TPM refuse what counts failed attempts, by as many of them as it allows.
+    pub fn lock_tpm_out(&self) {
+        let file = |name: &str| self.file(name).to_str().expect("a plain path").to_owned();
+        let (tcti, parent) = (self.tpm.tcti(), "0x81000001");
+        let (public, private, object) = (file("pub"), file("priv"), file("ctx"));
+        std::fs::write(file("data"), "data").expect("a file in the machine's folder");
+        let create =
+            ["-C", parent, "-p", "right", "-i", &file("data"), "-u", &public, "-r", &private];
+        crate::tool("tpm2_create", &[&["-Q", "-T", &tcti], &create[..]].concat());
+        let load = ["-C", parent, "-u", &public, "-r", &private, "-c", &object];
+        crate::tool("tpm2_load", &[&["-Q", "-T", &tcti], &load[..]].concat());
+        for _ in 0..8 {
+            let mut unseal = Command::new("tpm2_unseal");
+            let ran = run(unseal.args(["-T", &tcti, "-c", &object, "-p", "wrong"]));
+            assert_ne!(ran.code, Some(0), "{ran:#?}");
+            self.tpm.flush();
+        }
+        assert!(self.tpm.lockout_counter() >= 3);
+    }
+
     /// `vmseal revoke IMAGE`, with further options.
     pub fn revoke(&self, options: &[&str]) -> Ran {
         run(self.vmseal(&["revoke"]).args(options).arg(self.image.path()))
