@@ -10,9 +10,10 @@ use testkit::run::run_with_input;
 use testkit::{Image, tool};
 
 use crate::console::Console;
-use crate::hardware::{Hardware, TpmInterface, add_disk};
+use crate::hardware::{Hardware, TpmInterface, add_disk, add_logged_disk};
 use crate::rig;
 use crate::valve::Valve;
+use crate::write_log::WriteLog;
 
 /// Boots took 12 to 75 seconds under emulation on two busy cores; what goes wrong is mostly known earlier.
 const LIMIT: Duration = Duration::from_secs(480);
@@ -107,6 +108,11 @@ impl Guest {
         Self { folder }
     }
 
+    /// The next boots write down what they write to `/dev/volume`, until the log is ended.
+    pub fn log_writes(&self) -> WriteLog {
+        WriteLog::create(self.file("volume.log"))
+    }
+
     /// The LUKS2 disk that the guest knows as `/dev/volume`.
     pub fn volume(&self) -> PathBuf {
         self.file("volume.img")
@@ -151,8 +157,11 @@ impl Guest {
         let mut qemu = hardware.qemu(accelerator, &self.file("vars.fd"), &socket);
         for disk in DISKS {
             let file = self.file(&format!("{disk}.img"));
-            if file.exists() {
-                add_disk(&mut qemu, disk, &file, "", "");
+            let log = self.file(&format!("{disk}.log"));
+            match (file.exists(), log.exists()) {
+                (true, true) => add_logged_disk(&mut qemu, disk, &file, &log),
+                (true, false) => add_disk(&mut qemu, disk, &file, "", ""),
+                (false, _) => {}
             }
         }
         add_disk(&mut qemu, "input", &self.file("input.tar"), ",readonly=on", "");

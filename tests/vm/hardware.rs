@@ -102,3 +102,13 @@ pub fn add_disk(qemu: &mut Command, serial: &str, file: &Path, drive: &str, devi
     qemu.arg("-drive").arg(format!("if=none,format=raw,id={serial},file={file}{drive}"));
     qemu.arg("-device").arg(format!("virtio-blk-pci,drive={serial},serial={serial}{device}"));
 }
+
+/// The same, and QEMU writes into `log` what the guest writes to the disk.
+pub fn add_logged_disk(qemu: &mut Command, serial: &str, file: &Path, log: &Path) {
+    let (file, log) = (file.display(), log.display());
+    qemu.arg("-blockdev").arg(format!(
+        "driver=blklogwrites,node-name={serial},file.driver=file,file.filename={file},\
+         log.driver=file,log.filename={log},log-sector-size=512"
+    ));
+    qemu.arg("-device").arg(format!("virtio-blk-pci,drive={serial},serial={serial}"));
+}

@@ -20,6 +20,7 @@ mod prediction;
 mod rig;
 mod valve;
 mod workshop;
+mod write_log;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;

@@ -11,6 +11,7 @@ mod changes;
 mod crashes;
 mod installed;
 mod kind;
+mod power_cuts;
 mod shells;
 mod side_by_side;
 mod stock;

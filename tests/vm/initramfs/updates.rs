@@ -21,7 +21,7 @@ fn enroll() -> String {
 }
 
 /// A machine that approves its boots by its own key, after its first boot by passphrase.
-fn enrolled(kind: Kind) -> Installed {
+pub fn enrolled(kind: Kind) -> Installed {
     let installed = Installed::new(kind);
     let boot = Boot::new().file("passphrase", PASSPHRASE.into()).run(IDENTITY).run(&enroll());
     let mut console = installed.boot(&boot);
@@ -34,7 +34,7 @@ fn enrolled(kind: Kind) -> Installed {
     installed
 }
 
-fn opens<'a>(installed: &'a Installed, boot: &Boot) -> Console<'a> {
+pub fn opens<'a>(installed: &'a Installed, boot: &Boot) -> Console<'a> {
     let mut console = installed.boot(boot);
     assert_eq!(console.either(PROMPT, LOGIN), LOGIN);
     console
