@@ -6,6 +6,7 @@
 mod guest;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use guest::*;
 use serde_json::{Value, json};
@@ -303,7 +304,18 @@ fn grub_s_menu_is_approved_where_it_was_built_here() {
     fs::write(&menu, text).unwrap();
     let ran = reseal(&guest, "reseal", &["--unattended"]).code(20);
     ran.says("the boot menu changed: ").says("grub.cfg vouched by nobody");
-    reseal(&guest, "built", &[menu.to_str().unwrap()]).ok();
+    // Where the configuration makes another one, it is not this machine's.
+    let mkconfig = guest.path("usr/sbin/grub-mkconfig");
+    fs::create_dir_all(mkconfig.parent().unwrap()).unwrap();
+    for (makes, is_approved) in [("echo other", false), ("exit 1", false), ("", true)] {
+        let cat = format!("#!/bin/sh\n{makes}\ncat {}\n", menu.display());
+        fs::write(&mkconfig, cat).unwrap();
+        fs::set_permissions(&mkconfig, fs::Permissions::from_mode(0o755)).unwrap();
+        reseal(&guest, "built", &["--grub-menu"]).ok();
+        let ran = reseal(&guest, "reseal", &["--unattended", "--dry-run", "--json"]).ok().json();
+        let voucher = ran["artifacts"].to_string();
+        assert_eq!(voucher.contains("this machine's hook"), is_approved, "{makes}: {ran}");
+    }
     let said = reseal(&guest, "reseal", &["--unattended", "--json"]).ok().json();
     assert_eq!(said["approved_by"], "configuration", "{said}");
 }

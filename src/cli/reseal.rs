@@ -41,9 +41,12 @@ pub struct Reseal {
 /// `vmseal built`
 #[derive(Debug, Args)]
 pub struct Built {
-    /// Files that this machine has just built: initrds, unified kernel images, GRUB's menu
-    #[arg(value_name = "FILE", required = true)]
+    /// Files that this machine has just built: initrds, unified kernel images
+    #[arg(value_name = "FILE", required_unless_present = "grub_menu")]
     pub files: Vec<PathBuf>,
+    /// GRUB's menu too, where grub-mkconfig makes the same of the configuration as it is
+    #[arg(long)]
+    pub grub_menu: bool,
 }
 
 /// `vmseal confirm`

@@ -9,6 +9,8 @@ pub(crate) mod bounded;
 mod built;
 mod digests;
 mod dpkg;
+mod menu;
+mod program;
 mod rpm;
 mod search;
 
@@ -19,6 +21,7 @@ use crate::measurement::text::printable;
 use built::Notes;
 pub use built::note_built;
 pub use digests::FileDigests;
+pub use menu::own_menu;
 use rpm::Rpm;
 use search::Search;
 

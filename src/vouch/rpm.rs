@@ -1,16 +1,12 @@
 //! rpm's database, which rpm alone reads: several formats, none of them public.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc::sync_channel;
-use std::thread::{self, sleep};
-use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, kill_process_group};
+use std::process::{ChildStdout, Command};
+use std::time::Duration;
 
 use super::Voucher;
+use super::program::output_of;
 use super::search::{Packaged, Search};
 use crate::measurement::{Digest, PcrBank};
 
@@ -23,7 +19,6 @@ const FORMAT: &str =
 const SHA256: &[u8] = b"8";
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-const POLL: Duration = Duration::from_millis(5);
 /// Bytes of its list: some three million files.
 const MAX_LIST: u64 = 512 << 20;
 /// Bytes of a line; a longer one is passed over.
@@ -51,72 +46,23 @@ impl Rpm {
         if search.is_empty() {
             return vec![];
         }
-        let give_up = Instant::now() + self.patience;
-        let Ok(mut child) = self.start() else { return vec![] };
-        let read = self.read(&mut child, search, give_up);
-        let ended = read.and_then(|search| Some((exit_status(&mut child, give_up)?, search)));
-        match ended {
-            Some((status, search)) if status.success() => search.found(),
-            Some(_) => vec![],
-            None => {
-                end(&mut child);
-                vec![]
-            }
-        }
+        let most = self.most;
+        let found = output_of(&mut self.command(), self.patience, move |list| {
+            let mut search = search;
+            read_list(list, most, &mut search).map(|()| search.found())
+        });
+        found.unwrap_or_default()
     }
 
-    fn start(&self) -> io::Result<Child> {
-        Command::new(&self.program)
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
             .args(["-qa", "--qf", FORMAT])
             // Neither macros of a user nor another language.
             .env_clear()
-            .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/"), ("LC_ALL", "C")])
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            // Of its own, to be ended with all that it started.
-            .process_group(0)
-            .spawn()
+            .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/"), ("LC_ALL", "C")]);
+        command
     }
-
-    /// The search after the whole list; `None` where that does not come in time.
-    fn read(
-        &self,
-        child: &mut Child,
-        mut search: Search<Digest>,
-        give_up: Instant,
-    ) -> Option<Search<Digest>> {
-        let list = child.stdout.take()?;
-        let most = self.most;
-        let (sender, receiver) = sync_channel(1);
-        // A read that does not end must not keep this one waiting.
-        let reading = move || {
-            let outcome = read_list(list, most, &mut search).map(|()| search);
-            // Fails only if nobody waits any more.
-            let _ = sender.send(outcome);
-        };
-        thread::Builder::new().spawn(reading).ok()?;
-        receiver.recv_timeout(give_up.saturating_duration_since(Instant::now())).ok()?.ok()
-    }
-}
-
-/// How it ended; `None` where it did not in time, and is still to be waited for.
-fn exit_status(child: &mut Child, give_up: Instant) -> Option<ExitStatus> {
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Some(status),
-            Ok(None) if Instant::now() < give_up => sleep(POLL),
-            Ok(None) | Err(_) => return None,
-        }
-    }
-}
-
-/// Ends it and all that it started. Nobody has waited for it: its number is nobody else's yet.
-fn end(child: &mut Child) {
-    // Fails only if all are gone.
-    let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
-    let _ = child.wait();
 }
 
 fn read_list(list: ChildStdout, most: u64, search: &mut Search<Digest>) -> io::Result<()> {

@@ -2,8 +2,11 @@
 // says that this format gives.
 
 use std::fs;
+use std::thread::sleep;
+use std::time::Instant;
 
 use proptest::prelude::*;
+use rustix::process::Pid;
 use tempfile::TempDir;
 
 use super::*;
@@ -104,7 +107,7 @@ fn a_program_that_does_not_end_is_ended_with_all_that_it_started() {
         let group = Pid::from_raw(group.trim().parse().unwrap()).unwrap();
         let give_up = Instant::now() + Duration::from_secs(30);
         while has_living(group) && Instant::now() < give_up {
-            sleep(POLL);
+            sleep(Duration::from_millis(5));
         }
         assert!(!has_living(group), "{rest}");
     }
