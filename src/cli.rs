@@ -140,6 +140,12 @@ pub struct Enroll {
     /// With --policy authority: this machine's own key [default: /etc/vmseal/authority.pem]
     #[arg(long, value_name = "FILE", conflicts_with = "authority_public")]
     pub authority_key: Option<PathBuf>,
+    /// Seal to the TPM that has this storage root key (a TPM2B_PUBLIC), which need not be here; the
+    /// boot is that of --eventlog
+    #[arg(long, value_name = "FILE", requires = "eventlog", conflicts_with_all = [
+        "authority_key", "signature", "recovery_key", "attach_to_root", "this_boot", "rebuild",
+    ])]
+    pub srk_public: Option<PathBuf>,
     /// File of signed PCR values, to prove the keyslot with; may be given several times
     #[arg(long, value_name = "FILE")]
     pub signature: Vec<PathBuf>,

@@ -75,6 +75,15 @@ pub enum Error {
         /// What is lacking.
         unapproved: Unapproved,
     },
+    /// A storage root key that was named and cannot be sealed to.
+    SrkPublic {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// Whoever is to approve the boots of another machine was not named.
+    NoAuthorityPublic,
     /// A signature file that was named and cannot be read.
     SignatureFile {
         /// The file.
@@ -302,7 +311,8 @@ impl Error {
             Self::Pcrs(_)
             | Self::BadSet { .. }
             | Self::BadQemu { .. }
-            | Self::NoSuchEntry { .. } => Exit::Usage,
+            | Self::NoSuchEntry { .. }
+            | Self::NoAuthorityPublic => Exit::Usage,
             #[cfg(feature = "cli")]
             Self::Authority(_) => Exit::Refused,
             Self::Luks(_)
@@ -320,6 +330,7 @@ impl Error {
             | Self::NothingToRevoke
             | Self::NoPassphrase { .. }
             | Self::SignatureFile { .. }
+            | Self::SrkPublic { .. }
             | Self::AuthorityKey { .. }
             | Self::Artifact { .. }
             | Self::BaseNotReproduced(_)

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use vmseal::Error;
 use vmseal::boot::{self, BootLogs};
 use vmseal::coverage::{Component, Coverage};
-use vmseal::enroll::{self, Chosen, Enrolled, NextBoot, Plan, With};
+use vmseal::enroll::{self, Chosen, Enrolled, NextBoot, Plan, To, With};
 use vmseal::luks::{Device, HeaderCopy, Pins};
 use vmseal::measurement::diff::Expected;
 use vmseal::measurement::pcr::{join_pcrs, parse_pcrs};
@@ -31,10 +31,7 @@ use crate::cli::{Enroll, Global, Rebuild};
 
 /// Plans, asks for the passphrase, seals, and says what was done.
 pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
-    let chosen = match args.pcrs.as_str() {
-        "auto" => Chosen::Auto,
-        list => Chosen::Pcrs(parse_pcrs(list).map_err(Error::from)?),
-    };
+    let chosen = chosen(args)?;
     let (device, header) = (&args.volume.device, args.volume.header.as_deref());
     // Refuse what is no volume, or not the pinned one, before asking for anything; the lock is taken
     // once all is known.
@@ -48,14 +45,7 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
     let authority = signer.as_ref().map(|signer| signer.public().clone());
     let own = signer.as_ref().and_then(Signer::own);
     let plan = Plan { authority, pin: args.pin, ..plan };
-    for component in &plan.uncovered {
-        talk.remark(format_args!(
-            "WARNING: no PCR covers the {component}: a changed one opens too"
-        ));
-    }
-    for caution in plan.coverage.iter().flat_map(Coverage::cautions) {
-        talk.remark(caution);
-    }
+    warn(&plan, talk);
     let integration = match args.this_boot || global.eventlog.is_some() {
         true => None,
         false => Integration::find(global),
@@ -127,7 +117,7 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
         signatures: signatures.as_ref(),
         replaced: own.and_then(Own::old),
     };
-    let enrolled = enroll::apply(&mut device, (opened, &key), &tpm, &plan, &with);
+    let enrolled = enroll::apply(&mut device, (opened, &key), To::Tpm(&tpm), &plan, &with);
     if let Some(announced) = &announced {
         account::conclude(announced, &plan, enrolled.as_ref());
     }
@@ -156,6 +146,29 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
         own.finish(global, args, &signatures, talk);
     }
     Ok(())
+}
+
+/// The PCRs that were asked for.
+///
+/// # Errors
+/// [`Error::Pcrs`].
+pub fn chosen(args: &Enroll) -> Result<Chosen, Error> {
+    match args.pcrs.as_str() {
+        "auto" => Ok(Chosen::Auto),
+        list => Ok(Chosen::Pcrs(parse_pcrs(list)?)),
+    }
+}
+
+/// What a plan leaves open.
+pub fn warn(plan: &Plan, talk: Talk) {
+    for component in &plan.uncovered {
+        talk.remark(format_args!(
+            "WARNING: no PCR covers the {component}: a changed one opens too"
+        ));
+    }
+    for caution in plan.coverage.iter().flat_map(Coverage::cautions) {
+        talk.remark(caution);
+    }
 }
 
 /// What else the pins ask for.
@@ -289,7 +302,8 @@ fn plan(
     }
 }
 
-fn describe(plan: &Plan) -> String {
+/// A plan in one line.
+pub fn describe(plan: &Plan) -> String {
     let literal = join_pcrs(&plan.literal().pcrs);
     let pcrs = match plan.authorization() {
         Some(signed) => {
@@ -303,7 +317,8 @@ fn describe(plan: &Plan) -> String {
     format!("{pcrs} of the {} bank{pin}{}", plan.values.bank(), path.unwrap_or_default())
 }
 
-fn plan_json(plan: &Plan) -> Value {
+/// A plan as `--json` has it.
+pub fn plan_json(plan: &Plan) -> Value {
     json!({
         "bank": plan.values.bank(),
         "pcrs": plan.values,

@@ -119,6 +119,12 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         Error::SignatureFile { .. } => {
             "name a tpm2-pcr-signature.json as systemd-measure writes it"
         }
+        Error::SrkPublic { .. } => {
+            "write it in the VM, or on its vTPM: systemd-analyze srk >FILE, or tpm2_readpublic -c 0x81000001 -o FILE"
+        }
+        Error::NoAuthorityPublic => {
+            "name its public half with --authority-public FILE, or seal to the log's values with --policy pcr"
+        }
         Error::AuthorityKey { .. } => {
             "give the public half of an RSA key in PEM: openssl pkey -in KEY -pubout"
         }

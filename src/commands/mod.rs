@@ -17,6 +17,7 @@ mod inputs;
 mod journal;
 mod keeper;
 mod next_boot;
+mod offline;
 mod predict;
 mod rebuild;
 mod reseal;
@@ -41,6 +42,7 @@ pub fn run(cli: &Cli) -> Exit {
     let talk = Talk::from(&cli.global);
     let done = match &cli.command {
         Command::Enroll(args) if args.attach_to_root => attach::run(&cli.global, args, talk),
+        Command::Enroll(args) if args.srk_public.is_some() => offline::run(&cli.global, args, talk),
         Command::Enroll(args) => enroll::run(&cli.global, args, talk),
         Command::Adopt(args) => adopt::run(&cli.global, args, talk),
         Command::Unlock(args) => unlock::run(&cli.global, args, talk),

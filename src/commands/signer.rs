@@ -173,7 +173,10 @@ impl Own {
 }
 
 /// The key of which only the public half is at hand.
-fn given(args: &Enroll) -> Result<Option<AuthorityKey>, Error> {
+///
+/// # Errors
+/// [`Error::AuthorityKey`].
+pub fn given(args: &Enroll) -> Result<Option<AuthorityKey>, Error> {
     let Some(path) = args.authority_public.as_deref() else { return Ok(None) };
     let refused = |cause: String| Error::AuthorityKey { path: path.to_owned(), cause };
     let mut pem = Vec::new();

@@ -5,16 +5,21 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::boot::{self, Approvals, Choice, Judgement, Verdict};
 use crate::error::Error;
 use crate::luks::{Device, Metadata, Pin, Pins};
-use crate::policy::{AuthorityKey, Signatures};
-use crate::secret::{KeyslotPassphrase, TypedPin, VolumeKey};
-use crate::token::{BootEntry, JournalHead, PinDerivation, Record, Sealed, SystemdTpm2};
-use crate::tpm::{StorageKey, Tpm, TpmError};
+use crate::policy::{AuthorityKey, PolicyDigest, Signatures};
+use crate::secret::{AuthValue, KeyslotPassphrase, SealedSecret, TypedPin, VolumeKey};
+use crate::token::{
+    BootEntry, JournalHead, PinDerivation, Record, Sealed, SealedObject, SystemdTpm2,
+};
+#[cfg(feature = "cli")]
+use crate::tpm::SrkElsewhere;
+use crate::tpm::{SrkPublic, StorageKey, Tpm, TpmError};
 
 use super::keyslots::{first_free_keyslot, keyslots_of, sealed_keyslots};
 use super::plan::Plan;
@@ -74,6 +79,50 @@ pub fn pin_volume(pins: &Path, metadata: &Metadata, key: &VolumeKey) -> Result<b
     Ok(Pins::read(pins)? != before)
 }
 
+/// Whose TPM a keyslot is sealed to.
+#[derive(Clone, Copy)]
+pub enum To<'a> {
+    /// The one that is here: the new keyslot is proven where it can be.
+    Tpm(&'a Tpm),
+    /// The one that has this storage root key.
+    #[cfg(feature = "cli")]
+    Elsewhere(&'a SrkElsewhere),
+}
+
+impl To<'_> {
+    fn srk(&self) -> Result<SrkPublic, Error> {
+        match self {
+            Self::Tpm(tpm) => Ok(tpm.srk(true)?.ok_or(TpmError::NoSrk)?),
+            #[cfg(feature = "cli")]
+            Self::Elsewhere(elsewhere) => Ok(elsewhere.srk.clone()),
+        }
+    }
+
+    fn is_locked(&self) -> Result<bool, TpmError> {
+        match self {
+            Self::Tpm(tpm) => Ok(tpm.lockout()?.is_locked()),
+            #[cfg(feature = "cli")]
+            Self::Elsewhere(_) => Ok(false),
+        }
+    }
+
+    fn seal(
+        &self,
+        srk: &SrkPublic,
+        policy: PolicyDigest,
+        auth: Option<Arc<AuthValue>>,
+    ) -> Result<(SealedSecret, SealedObject), TpmError> {
+        match self {
+            Self::Tpm(tpm) => {
+                let (handle, name) = (srk.handle, Some(srk.name.clone()));
+                tpm.seal(&StorageKey::Persistent { handle, name }, policy, auth)
+            }
+            #[cfg(feature = "cli")]
+            Self::Elsewhere(elsewhere) => elsewhere.seal(policy, auth.as_deref()),
+        }
+    }
+}
+
 /// What an enrolment needs besides its plan.
 pub struct With<'a> {
     /// The file of pins.
@@ -101,7 +150,7 @@ pub struct With<'a> {
 pub fn apply(
     device: &mut Device,
     (opened, key): (u32, &VolumeKey),
-    tpm: &Tpm,
+    to: To<'_>,
     plan: &Plan,
     with: &With<'_>,
 ) -> Result<Enrolled, Error> {
@@ -136,16 +185,15 @@ pub fn apply(
     if longest.entries.len() > Record::MAX_ENTRIES || has_many_signatures(&longest, with) {
         return Err(Error::RecordFull);
     }
-    let srk = tpm.srk(true)?.ok_or(TpmError::NoSrk)?;
-    let parent = StorageKey::Persistent { handle: srk.handle, name: Some(srk.name.clone()) };
+    let srk = to.srk()?;
     let derivation = match with.pin {
-        Some(_) if tpm.lockout()?.is_locked() => return Err(TpmError::Lockout.into()),
+        Some(_) if to.is_locked()? => return Err(TpmError::Lockout.into()),
         Some(_) => Some(PinDerivation::new_pbkdf2().map_err(no_randomness)?),
         None => None,
     };
     let typed = derivation.as_ref().zip(with.pin);
     let keys = typed.and_then(|(derivation, pin)| derivation.derive(pin));
-    let (secret, object) = tpm.seal(&parent, policy, keys.map(|keys| keys.auth))?;
+    let (secret, object) = to.seal(&srk, policy, keys.map(|keys| keys.auth))?;
     let passphrase = secret.to_keyslot_passphrase();
     drop(secret);
     let (literal, authorization) = (plan.literal(), plan.authorization());
@@ -180,7 +228,7 @@ pub fn apply(
     before.pending = None;
 
     let made = make_keyslot(device, key, &passphrase, &token).and_then(|token_id| {
-        let proven = prove(device, tpm, plan, &token, typed, with.approvals)?;
+        let proven = prove(device, to, plan, &token, typed, with.approvals)?;
         device.replace_token(record_id, &approved.to_json())?;
         Ok((token_id, proven))
     });
@@ -224,12 +272,17 @@ fn make_keyslot(
 /// Has the TPM release the secret and opens the keyslot with it, where this boot still can.
 fn prove(
     device: &mut Device,
-    tpm: &Tpm,
+    to: To<'_>,
     plan: &Plan,
     token: &SystemdTpm2,
     typed: Option<(&PinDerivation, &TypedPin)>,
     approvals: &Approvals,
 ) -> Result<bool, Error> {
+    let tpm = match to {
+        To::Tpm(tpm) => tpm,
+        #[cfg(feature = "cli")]
+        To::Elsewhere(_) => return Ok(false),
+    };
     if tpm.read_pcrs(&[plan.selection()])?.first() != Some(&plan.values) {
         return Ok(false);
     }

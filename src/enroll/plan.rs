@@ -90,34 +90,76 @@ pub fn plan(
     allowed: &[Component],
     live: impl FnOnce(&PcrSelection) -> Result<PcrValues, Error>,
 ) -> Result<Plan, Error> {
-    if !logs.firmware.banks().contains(&bank) {
-        return Err(Error::LogLacksBank { bank });
-    }
-    let coverage = Coverage::of(&logs.firmware);
-    let pcrs = with_latch(match chosen {
-        Chosen::Auto => coverage.recommended_pcrs(),
-        Chosen::Pcrs(pcrs) => pcrs.clone(),
-    });
-    let (uncovered, refused): (Vec<_>, Vec<_>) =
-        coverage.uncovered(&pcrs).into_iter().partition(|part| allowed.contains(&part.component));
-    if !refused.is_empty() {
-        return Err(Error::NotCovered { components: refused });
-    }
-    let live = live(&PcrSelection::new(bank, pcrs.iter().copied()))?;
+    let covered = Covered::of(logs, chosen, bank, allowed)?;
+    let live = live(&PcrSelection::new(bank, covered.pcrs.iter().copied()))?;
     require_evidence(&live)?;
     logs.verify(&live)?;
-    let mut point = logs.seal_point(bank)?;
-    point.events.retain(|pcr, _| pcrs.contains(pcr));
-    let values = point.values.restricted_to(&pcrs).ok_or(Error::LogLacksBank { bank })?;
-    require_evidence(&values)?;
-    Ok(Plan {
-        values,
-        authority: None,
-        pin: false,
-        events: point.events,
-        uncovered: uncovered.into_iter().map(|part| part.component).collect(),
-        coverage: Some(coverage),
-    })
+    covered.plan(logs, bank)
+}
+
+/// Plans for the boot that `logs` tell of, which is one of another machine: there is no TPM here to
+/// compare them with.
+///
+/// # Errors
+/// Those of [`plan`].
+pub fn plan_elsewhere(
+    logs: &BootLogs,
+    chosen: &Chosen,
+    bank: PcrBank,
+    allowed: &[Component],
+) -> Result<Plan, Error> {
+    Covered::of(logs, chosen, bank, allowed)?.plan(logs, bank)
+}
+
+/// The PCRs of a boot, and what they bind.
+struct Covered {
+    coverage: Coverage,
+    pcrs: BTreeSet<PcrIndex>,
+    uncovered: Vec<Component>,
+}
+
+impl Covered {
+    fn of(
+        logs: &BootLogs,
+        chosen: &Chosen,
+        bank: PcrBank,
+        allowed: &[Component],
+    ) -> Result<Self, Error> {
+        if !logs.firmware.banks().contains(&bank) {
+            return Err(Error::LogLacksBank { bank });
+        }
+        let coverage = Coverage::of(&logs.firmware);
+        let pcrs = with_latch(match chosen {
+            Chosen::Auto => coverage.recommended_pcrs(),
+            Chosen::Pcrs(pcrs) => pcrs.clone(),
+        });
+        let (uncovered, refused): (Vec<_>, Vec<_>) = coverage
+            .uncovered(&pcrs)
+            .into_iter()
+            .partition(|part| allowed.contains(&part.component));
+        match refused.is_empty() {
+            true => {
+                let uncovered = uncovered.into_iter().map(|part| part.component).collect();
+                Ok(Self { coverage, pcrs, uncovered })
+            }
+            false => Err(Error::NotCovered { components: refused }),
+        }
+    }
+
+    fn plan(self, logs: &BootLogs, bank: PcrBank) -> Result<Plan, Error> {
+        let mut point = logs.seal_point(bank)?;
+        point.events.retain(|pcr, _| self.pcrs.contains(pcr));
+        let values = point.values.restricted_to(&self.pcrs).ok_or(Error::LogLacksBank { bank })?;
+        require_evidence(&values)?;
+        Ok(Plan {
+            values,
+            authority: None,
+            pin: false,
+            events: point.events,
+            uncovered: self.uncovered,
+            coverage: Some(self.coverage),
+        })
+    }
 }
 
 /// Plans without a log: possible only where every component may stay uncovered, since nothing

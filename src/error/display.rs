@@ -31,6 +31,12 @@ impl fmt::Display for Error {
             }
             #[cfg(feature = "cli")]
             Self::Authority(error) => error.fmt(f),
+            Self::SrkPublic { path, cause } => {
+                write!(f, "{}: no storage root key to seal to: {cause}", path.display())
+            }
+            Self::NoAuthorityPublic => {
+                f.write_str("no key is named whose signatures the volume is to open for")
+            }
             Self::AuthorityKey { path, cause } => write!(f, "{}: {cause}", path.display()),
             Self::PinNeeded { cause } => write!(f, "a PIN is needed: {cause}"),
             Self::WrongPin { lockout: None, .. } => f.write_str("the PIN is wrong"),

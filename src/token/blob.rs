@@ -21,6 +21,12 @@ impl SealedObject {
         Self { private, public, seed: None }
     }
 
+    /// An object that was made without the TPM: it is imported by what `seed`, the content of a
+    /// `TPM2B_ENCRYPTED_SECRET`, gives to the parent alone.
+    pub fn duplicate(private: Vec<u8>, public: Vec<u8>, seed: Vec<u8>) -> Self {
+        Self { private, public, seed: Some(seed) }
+    }
+
     /// Reads a token's blob.
     ///
     /// # Errors

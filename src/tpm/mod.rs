@@ -5,6 +5,8 @@
 
 #[cfg(test)]
 mod clear_test;
+#[cfg(feature = "cli")]
+mod elsewhere;
 mod error;
 mod lockout;
 mod pcr;
@@ -25,6 +27,8 @@ use tss_esapi::tcti_ldr::TctiNameConf;
 
 use crate::ffi::esys::Esys;
 
+#[cfg(feature = "cli")]
+pub use elsewhere::{SrkElsewhere, SrkFileError};
 pub use error::TpmError;
 pub use lockout::Lockout;
 pub use srk::{PrimaryAlgorithm, SRK_HANDLE, SrkPublic, StorageKey};

@@ -3,7 +3,7 @@
 
 use vmseal::Error;
 use vmseal::boot::{self, Approvals};
-use vmseal::enroll::{self, With};
+use vmseal::enroll::{self, To, With};
 use vmseal::luks::Device;
 use vmseal::measurement::diff::Expected;
 use vmseal::reseal::{Approved, Kind, NewBoot};
@@ -115,7 +115,7 @@ fn seal_one(
         signatures: None,
         replaced: None,
     };
-    let enrolled = enroll::apply(device, opened, tpm, plan, &with);
+    let enrolled = enroll::apply(device, opened, To::Tpm(tpm), plan, &with);
     if let Some(announced) = &announced {
         account::conclude(announced, plan, enrolled.as_ref());
     }
