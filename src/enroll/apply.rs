@@ -89,7 +89,16 @@ pub enum To<'a> {
     Elsewhere(&'a SrkElsewhere),
 }
 
-impl To<'_> {
+impl<'a> To<'a> {
+    /// The TPM, where it is here.
+    fn tpm(&self) -> Option<&'a Tpm> {
+        match self {
+            Self::Tpm(tpm) => Some(tpm),
+            #[cfg(feature = "cli")]
+            Self::Elsewhere(_) => None,
+        }
+    }
+
     fn srk(&self) -> Result<SrkPublic, Error> {
         match self {
             Self::Tpm(tpm) => Ok(tpm.srk(true)?.ok_or(TpmError::NoSrk)?),
@@ -278,11 +287,7 @@ fn prove(
     typed: Option<(&PinDerivation, &TypedPin)>,
     approvals: &Approvals,
 ) -> Result<bool, Error> {
-    let tpm = match to {
-        To::Tpm(tpm) => tpm,
-        #[cfg(feature = "cli")]
-        To::Elsewhere(_) => return Ok(false),
-    };
+    let Some(tpm) = to.tpm() else { return Ok(false) };
     if tpm.read_pcrs(&[plan.selection()])?.first() != Some(&plan.values) {
         return Ok(false);
     }
