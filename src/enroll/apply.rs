@@ -5,25 +5,21 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::boot::{self, Approvals, Choice, Judgement, Verdict};
 use crate::error::Error;
 use crate::luks::{Device, Metadata, Pin, Pins};
-use crate::policy::{AuthorityKey, PolicyDigest, Signatures};
-use crate::secret::{AuthValue, KeyslotPassphrase, SealedSecret, TypedPin, VolumeKey};
-use crate::token::{
-    BootEntry, JournalHead, PinDerivation, Record, Sealed, SealedObject, SystemdTpm2,
-};
-#[cfg(feature = "cli")]
-use crate::tpm::SrkElsewhere;
-use crate::tpm::{SrkPublic, StorageKey, Tpm, TpmError};
+use crate::policy::{AuthorityKey, Signatures};
+use crate::secret::{KeyslotPassphrase, TypedPin, VolumeKey};
+use crate::token::{BootEntry, JournalHead, PinDerivation, Record, Sealed, SystemdTpm2};
+use crate::tpm::TpmError;
 
 use super::keyslots::{first_free_keyslot, keyslots_of, sealed_keyslots};
 use super::plan::Plan;
 use super::record::{announce, current_record, sweep, take_back, write_record};
+use super::to::To;
 
 /// What an enrolment made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,59 +73,6 @@ pub fn pin_volume(pins: &Path, metadata: &Metadata, key: &VolumeKey) -> Result<b
     let before = Pins::read(pins)?;
     Pins::update(pins, |pins| pins.set(&pin))?;
     Ok(Pins::read(pins)? != before)
-}
-
-/// Whose TPM a keyslot is sealed to.
-#[derive(Clone, Copy)]
-pub enum To<'a> {
-    /// The one that is here: the new keyslot is proven where it can be.
-    Tpm(&'a Tpm),
-    /// The one that has this storage root key.
-    #[cfg(feature = "cli")]
-    Elsewhere(&'a SrkElsewhere),
-}
-
-impl<'a> To<'a> {
-    /// The TPM, where it is here.
-    fn tpm(&self) -> Option<&'a Tpm> {
-        match self {
-            Self::Tpm(tpm) => Some(tpm),
-            #[cfg(feature = "cli")]
-            Self::Elsewhere(_) => None,
-        }
-    }
-
-    fn srk(&self) -> Result<SrkPublic, Error> {
-        match self {
-            Self::Tpm(tpm) => Ok(tpm.srk(true)?.ok_or(TpmError::NoSrk)?),
-            #[cfg(feature = "cli")]
-            Self::Elsewhere(elsewhere) => Ok(elsewhere.srk.clone()),
-        }
-    }
-
-    fn is_locked(&self) -> Result<bool, TpmError> {
-        match self {
-            Self::Tpm(tpm) => Ok(tpm.lockout()?.is_locked()),
-            #[cfg(feature = "cli")]
-            Self::Elsewhere(_) => Ok(false),
-        }
-    }
-
-    fn seal(
-        &self,
-        srk: &SrkPublic,
-        policy: PolicyDigest,
-        auth: Option<Arc<AuthValue>>,
-    ) -> Result<(SealedSecret, SealedObject), TpmError> {
-        match self {
-            Self::Tpm(tpm) => {
-                let (handle, name) = (srk.handle, Some(srk.name.clone()));
-                tpm.seal(&StorageKey::Persistent { handle, name }, policy, auth)
-            }
-            #[cfg(feature = "cli")]
-            Self::Elsewhere(elsewhere) => elsewhere.seal(policy, auth.as_deref()),
-        }
-    }
 }
 
 /// What an enrolment needs besides its plan.

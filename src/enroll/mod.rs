@@ -11,12 +11,14 @@ mod plan;
 mod record;
 mod recovery;
 mod revoke;
+mod to;
 
 pub use adopt::{Adopted, Adoption, adopt};
-pub use apply::{Enrolled, To, With, apply, check_pinned, pin_volume};
+pub use apply::{Enrolled, With, apply, check_pinned, pin_volume};
 pub use endorse::{Endorsement, check_endorsable, endorse};
 pub use keyslots::{KeyslotUse, keyslots_of};
 pub use next::{NextBoot, Unforeseen, plan_entry, plan_next};
 pub use plan::{Chosen, Plan, plan, plan_elsewhere, plan_without_log};
 pub use recovery::{add_recovery_key, recovery_token};
 pub use revoke::{Revoked, Target, check_revocable, retire, revoke};
+pub use to::To;

@@ -47,7 +47,7 @@ impl Boot {
 
     pub fn enroll(&self) {
         use std::time::Duration;
-        use vmseal::enroll::{Chosen, With, apply, plan};
+        use vmseal::enroll::{Chosen, To, With, apply, plan};
         use vmseal::luks::Device;
         let tpm =
             vmseal::tpm::Tpm::connect(&self.tpm.tcti().parse().unwrap(), Duration::from_secs(30))
@@ -71,7 +71,7 @@ impl Boot {
             journal_head: None,
             replaced: None,
         };
-        apply(&mut device, (opened, &key), &tpm, &plan, &with).unwrap();
+        apply(&mut device, (opened, &key), To::Tpm(&tpm), &plan, &with).unwrap();
     }
 
     pub fn pins(&self) -> std::path::PathBuf {
