@@ -14,6 +14,8 @@ use crate::luks::{LuksError, PinMismatch, PinsError, Unpinnable};
 use crate::measurement::{EventLogError, PcrBank, PcrError, PcrIndex, UserspaceLogError};
 use crate::prediction::NotReproduced;
 use crate::reseal::StoreError;
+#[cfg(feature = "cli")]
+use crate::sandbox::SandboxError;
 use crate::token::TokenError;
 use crate::tpm::{Lockout, TpmError};
 
@@ -84,6 +86,9 @@ pub enum Error {
     },
     /// Whoever is to approve the boots of another machine was not named.
     NoAuthorityPublic,
+    /// What is not needed could not be given up before hostile input is read.
+    #[cfg(feature = "cli")]
+    Sandbox(SandboxError),
     /// A signature file that was named and cannot be read.
     SignatureFile {
         /// The file.
@@ -300,7 +305,7 @@ impl Error {
             | Self::StillOpen { .. }
             | Self::NotShown { .. } => Exit::Internal,
             #[cfg(feature = "cli")]
-            Self::Authority(AuthorityError::Signing(_)) => Exit::Internal,
+            Self::Authority(AuthorityError::Signing(_)) | Self::Sandbox(_) => Exit::Internal,
             Self::NotPinned(_) | Self::NoPin { .. } | Self::NotComparable { .. } => Exit::NotPinned,
             Self::NoToken => Exit::NoToken,
             Self::BadToken { .. } => Exit::BadToken,
@@ -383,3 +388,5 @@ from!(TpmError => Tpm, LuksError => Luks, PinsError => Pins, StoreError => Store
       Unpinnable => Unpinnable, PcrError => Pcrs);
 #[cfg(feature = "cli")]
 from!(AuthorityError => Authority);
+#[cfg(feature = "cli")]
+from!(SandboxError => Sandbox);

@@ -29,6 +29,7 @@
 //! | [`reseal`] | what was approved on this machine: the state, the journal and whether it is whole; what may be | |
 //! | `vouch` | who vouches for a boot file: a package, or this machine's hook; not in `vmseal-boot` | |
 //! | [`boot`] | which volumes; pin, choose, unseal, open, latch; the seal point; what was seen | |
+//! | `sandbox` | what a process gives up before it parses what others wrote; not in `vmseal-boot` | |
 //! | [`prompt`], `public_file` | asking for a secret on a terminal; files replaced whole | |
 //! | [`recovery`], [`secret`] | recovery keys; bytes that are zeroed on drop | yes |
 //! | [`error`], [`exit`] | every way to fail, and its exit code | yes |
@@ -68,6 +69,8 @@ pub mod prompt;
 mod public_file;
 pub mod recovery;
 pub mod reseal;
+#[cfg(feature = "cli")]
+pub mod sandbox;
 pub mod secret;
 pub mod token;
 pub mod tpm;

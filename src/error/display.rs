@@ -31,6 +31,8 @@ impl fmt::Display for Error {
             }
             #[cfg(feature = "cli")]
             Self::Authority(error) => error.fmt(f),
+            #[cfg(feature = "cli")]
+            Self::Sandbox(error) => error.fmt(f),
             Self::SrkPublic { path, cause } => {
                 write!(f, "{}: no storage root key to seal to: {cause}", path.display())
             }

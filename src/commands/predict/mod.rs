@@ -11,6 +11,7 @@ use vmseal::artifact::Volume;
 use vmseal::files::{Seen, Watched};
 use vmseal::prediction::{Next, Prediction, predict};
 use vmseal::reseal::MENU;
+use vmseal::sandbox;
 use vmseal::vouch::FileDigests;
 
 use super::Done;
@@ -19,6 +20,10 @@ use crate::cli::{Global, Predict};
 
 /// Gathers what is known of both boots, predicts, and prints.
 pub fn run(global: &Global, args: &Predict, talk: Talk) -> Done {
+    // Images and logs may be a guest's: nothing but reading and printing is to be done from here on.
+    for layer in sandbox::confine().map_err(Error::from)? {
+        talk.detail(format_args!("this kernel has no {layer}: its part of the sandbox is missing"));
+    }
     let gathered = gather::gather(global, args)?;
     let prediction = gathered.with_inputs(predict).map_err(Error::BaseNotReproduced)?;
     let prediction = chosen(prediction, args)?;
