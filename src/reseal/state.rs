@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::artifact::variable_update::Target;
 use crate::measurement::text::printable;
 use crate::measurement::{Digest, PcrBank, PcrIndex, PcrValues};
 use crate::policy::PolicyDigest;
@@ -208,6 +209,14 @@ impl Approved {
     /// [`boot_id`] of it.
     pub fn id(&self) -> String {
         boot_id(&self.policy_hash, &self.values)
+    }
+
+    /// Whether it was approved for when a payload is in a variable of Secure Boot, and was not seen
+    /// yet: until then no boot entry measures it.
+    pub fn awaits_payload(&self) -> bool {
+        let mut files = self.artifacts.keys();
+        self.standing != Standing::Confirmed
+            && files.any(|name| Target::of_artifact(name).is_some())
     }
 
     fn is_of(&self, policy: &PolicyDigest, values: &PcrValues) -> bool {

@@ -4,9 +4,11 @@
 mod ask;
 mod header;
 mod literal;
+mod shown;
 mod target;
 
 pub use header::{Events, Header};
+use shown::Shown;
 pub use target::Target;
 
 use serde_json::{Value, json};
@@ -16,13 +18,13 @@ use vmseal::enroll;
 use vmseal::luks::Device;
 use vmseal::measurement::diff::Expected;
 use vmseal::policy::{AuthorityKey, SigningKey};
-use vmseal::reseal::{Approved, Artifacts, Kind, Plan, Store, VolumeState, Wanted};
+use vmseal::reseal::{Approved, Kind, Plan, Store, VolumeState, Wanted};
 use vmseal::tpm::Tpm;
 
 use super::keeper::{Announced, Keeper};
 use super::predict::Foreseen;
 use super::terminal::Talk;
-use super::{Done, authority, inputs};
+use super::{Done, authority, inputs, motd, terminal};
 use crate::cli::{Global, Reseal};
 use ask::Approval;
 
@@ -70,8 +72,19 @@ struct Work {
     plan: Plan,
 }
 
-/// Plans, shows, has it approved, applies.
+/// Reseals, and leaves a message where nobody was there to see that it was refused.
 pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
+    let done = reseal(global, args, talk);
+    let nobody = args.unattended || (!args.yes && !terminal::can_ask());
+    // What holds for one volume says nothing of the others.
+    if !args.dry_run && (if done.is_ok() { args.devices.is_empty() } else { nobody }) {
+        motd::of_next_boot(global, &done, talk);
+    }
+    done
+}
+
+/// Plans, shows, has it approved, applies.
+fn reseal(global: &Global, args: &Reseal, talk: Talk) -> Done {
     let store = Store::below(&global.root);
     // Where there is nothing to do, nothing is made to lock.
     if store.read().map_err(Error::from)?.state.volumes.is_empty() {
@@ -86,7 +99,7 @@ pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
     let tpm = inputs::tpm(global)?;
     let logs = inputs::boot_logs(global, global.eventlog.as_deref(), None)?;
     let keys = Keys::of(global, args.authority_key.as_deref(), &targets, &tpm)?;
-    let foreseen = Foreseen::of_running(global)?;
+    let foreseen = Foreseen::with_payloads(global, &args.set)?;
     foreseen.require_entries(&args.entry)?;
     let wanted = Wanted { entries: args.entry.clone(), narrow: args.narrow, retire: false };
     let mut works = vec![];
@@ -95,10 +108,14 @@ pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
         let plan = target.plan(global, &this, &logs, &foreseen, &wanted)?;
         works.push(Work { target, this, plan });
     }
-    let artifacts = ask::artifacts(global, &works, &foreseen)?;
+    let shown = Shown {
+        works: &works,
+        artifacts: ask::artifacts(global, &works, &foreseen)?,
+        foreseen: &foreseen,
+    };
     if args.dry_run {
-        show(&works, &artifacts, |line| talk.prose(line));
-        to_json(&works, &artifacts, None, talk);
+        shown.tell(|line| talk.prose(line));
+        shown.to_json(None, talk);
         talk.prose("nothing was changed");
         return Ok(());
     }
@@ -106,25 +123,25 @@ pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
         works.iter().partition(|work| !work.plan.is_empty());
     if changing.is_empty() {
         finish_what_was_cut_short(global, &settled, &keys, talk)?;
-        to_json(&works, &artifacts, None, talk);
+        shown.to_json(None, talk);
         talk.prose("every boot that can be started is approved already");
         return told(&works);
     }
     // Before it is approved it is talk, also for those who only want the data.
-    show(&works, &artifacts, |line| talk.remark(line));
-    let approval = ask::approve(global, args, &changing, &artifacts)?;
+    shown.tell(|line| talk.remark(line));
+    let approval = ask::approve(global, args, &changing, &shown.artifacts)?;
     if let Some(path) = foreseen.changed() {
         return Err(Error::ChangedSince { path }.into());
     }
     finish_what_was_cut_short(global, &settled, &keys, talk)?;
     for work in changing {
-        let approved = Approving { global, args, work, artifacts: &artifacts, approval, talk };
+        let approved = Approving { global, args, work, shown: &shown, approval, talk };
         match keys.header(&work.target, &work.this) {
             Some(header) => approved.sign(&header)?,
             None => literal::seal(&approved, &tpm)?,
         }
     }
-    to_json(&works, &artifacts, Some(approval), talk);
+    shown.to_json(Some(approval), talk);
     told(&works)
 }
 
@@ -133,25 +150,6 @@ fn told(works: &[Work]) -> Done {
     match works.iter().find_map(|work| work.plan.default_is_unforeseen()) {
         Some(error) => Err(error.clone().into()),
         None => Ok(()),
-    }
-}
-
-fn show(works: &[Work], artifacts: &Artifacts, say: impl Fn(&str)) {
-    for work in works {
-        say(&format!("{} ({})", work.target.device.display(), work.target.uuid));
-        work.plan.to_string().lines().for_each(&say);
-    }
-    artifacts.lines().iter().for_each(|line| say(line));
-}
-
-/// The plan, and how it was approved, where it was.
-fn to_json(works: &[Work], artifacts: &Artifacts, approval: Option<Approval>, talk: Talk) {
-    if talk.json {
-        let volumes: Vec<Value> = works.iter().map(Work::to_json).collect();
-        talk.object(&json!({
-            "volumes": volumes, "artifacts": artifacts.to_json(),
-            "approved_by": approval.map(Approval::name),
-        }));
     }
 }
 
@@ -176,25 +174,12 @@ fn finish_what_was_cut_short(
     Ok(())
 }
 
-impl Work {
-    fn to_json(&self) -> Value {
-        let mut object = self.plan.to_json();
-        if let Some(object) = object.as_object_mut() {
-            object.insert("uuid".into(), self.target.uuid.as_str().into());
-            object.insert("device".into(), self.target.device.to_string_lossy().into());
-            let policy = if self.target.volume.authority.is_some() { "authority" } else { "pcr" };
-            object.insert("policy".into(), policy.into());
-        }
-        object
-    }
-}
-
 /// What was approved for one volume.
 struct Approving<'a> {
     global: &'a Global,
     args: &'a Reseal,
     work: &'a Work,
-    artifacts: &'a Artifacts,
+    shown: &'a Shown<'a>,
     approval: Approval,
     talk: Talk,
 }
@@ -214,7 +199,7 @@ impl Approving<'_> {
             let mut entry = Approved::new(policy, new.next.plan.values.clone(), generation);
             entry.keyslot = Some(keyslot);
             entry.entry = Some(boot.entry.clone());
-            entry.artifacts = self.artifacts.of(new);
+            entry.artifacts = self.shown.artifacts.of(new);
             entry
         };
         self.work.plan.new_boots().map(entry).collect()
@@ -233,7 +218,8 @@ impl Approving<'_> {
         shorten(&mut body);
         if let Some(body) = body.as_object_mut() {
             body.insert("how".into(), self.approval.name().into());
-            body.insert("artifacts".into(), self.artifacts.to_json());
+            body.insert("artifacts".into(), self.shown.artifacts.to_json());
+            body.insert("variables".into(), self.shown.variables());
             body.insert("policy".into(), "authority".into());
         }
         let keeper = self.keeper();
