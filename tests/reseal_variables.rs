@@ -80,10 +80,14 @@ fn start(guest: &mut Guest, log: &[u8], case: &str) {
 
 /// A guest with an authority of its own, which has proved its first boot.
 fn enrolled() -> Guest {
+    enrolled_by("authority")
+}
+
+fn enrolled_by(policy: &str) -> Guest {
     let mut guest = Guest::with_hook(SDBOOT).with_identity();
     let log = guest.base_log();
     start(&mut guest, &log, BASE);
-    guest.enroll(&["--policy", "authority"]).ok();
+    guest.enroll(&["--policy", policy]).ok();
     boot(&mut guest, BASE);
     assert!(guest.boot_step());
     vmseal(&guest, &["confirm"]).ok();
@@ -159,6 +163,20 @@ fn a_payload_is_approved_before_it_is_written_and_the_boot_before_it_still_opens
     assert_eq!(approved(&guest), 1);
     boot(&mut guest, BASE);
     assert!(!guest.boot_step());
+}
+
+/// With literal values each boot has a keyslot of its own.
+#[test]
+fn a_payload_gets_a_keyslot_where_values_are_literal() {
+    let mut guest = enrolled_by("pcr");
+    let (set, key) = (format!("db={}", payload(&guest)), guest.machine.key_file());
+    let options = ["reseal", "--yes", "--unlock-key-file", key.to_str().unwrap(), "--set", &set];
+    vmseal(&guest, &options).ok();
+    guest.machine.unlock(&[]).ok();
+    boot(&mut guest, APPENDED);
+    assert!(guest.boot_step());
+    vmseal(&guest, &["confirm"]).ok();
+    assert_eq!(guest.verdicts(), ["fits"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use super::plan::{Planned, pcr};
 use super::tally::Unpredictable;
 use crate::artifact::efivar::{PolicyVariable, PolicyVariables};
+use crate::artifact::mok::is_shim_state;
 use crate::artifact::qemu_kernel::{MachineType, QemuMachine};
 use crate::measurement::{Event, EventData, EventLog, EventType, PcrBank};
 
@@ -25,6 +26,8 @@ pub struct Machine {
     ///
     /// [`Target::artifact`]: crate::artifact::variable_update::Target::artifact
     pub payloads: Vec<(PolicyVariable, String)>,
+    /// What shim or its MokManager was asked to change, with the PCR that it is measured into.
+    pub shim_requests: Vec<(&'static str, u8)>,
     /// Data of the event of the partition table, where that changes.
     pub partitions: Option<Vec<u8>>,
 }
@@ -35,6 +38,11 @@ pub(super) fn open(log: &EventLog, machine: &Machine) -> Vec<Unpredictable> {
     let mut add = |number: u8, event: &str, why: &str| {
         open.push(Unpredictable { pcr: pcr(number), event: event.into(), why: why.into() });
     };
+    for (request, number) in
+        machine.shim_requests.iter().filter(|_| log.events().iter().any(is_shim_state))
+    {
+        add(*number, "shim's variables", &format!("{request} asks for a change in the next boot"));
+    }
     if machine.firmware {
         add(0, "firmware code", "another firmware; its code in memory is known once it has run");
         add(1, "configuration tables", "another firmware");

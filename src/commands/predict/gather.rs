@@ -100,6 +100,7 @@ pub fn gather(global: &Global, args: &Predict) -> Result<Gathered, Error> {
             qemu: args.qemu.as_deref().map(qemu_version).transpose()?,
             policy: None,
             payloads: Vec::new(),
+            shim_requests: Vec::new(),
             partitions: None,
         },
         loader: LoaderVariables::default(),

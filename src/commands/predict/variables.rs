@@ -6,6 +6,7 @@ use vmseal::Error;
 use vmseal::artifact::Volume;
 use vmseal::artifact::efivar::{PolicyVariable, PolicyVariables, VariableError};
 use vmseal::artifact::gpt::gpt_event_data;
+use vmseal::artifact::mok;
 use vmseal::artifact::signature_list::SignatureLists;
 use vmseal::artifact::variable_change::VariableChange;
 use vmseal::artifact::variable_store::VariableStore;
@@ -35,7 +36,9 @@ impl Gathered {
                 self.next_files.push(Box::new(folder));
             }
         }
-        self.loader = LoaderVariables::of(&running::variables(root));
+        let store = running::variables(root);
+        self.loader = LoaderVariables::of(&store);
+        self.machine.shim_requests = mok::requests(&store);
         self.root = Some(root.to_owned());
         let path = running::variables_folder(root);
         self.live = live_policy(root)?;
