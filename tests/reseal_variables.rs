@@ -132,7 +132,11 @@ fn a_payload_is_approved_before_it_is_written_and_the_boot_before_it_still_opens
     let set = format!("db={}", payload(&guest));
     let header = guest.machine.image.snapshot();
     let ran = vmseal(&guest, &["reseal", "--dry-run", "--set", &set]).ok();
-    assert!(ran.stdout.contains("Secure Boot variable db:\n  + certificate "), "{ran:#?}");
+    assert!(
+        ran.stdout
+            .contains("Secure Boot variable db:\n  + certificate held2 second db cert, sha256 "),
+        "{ran:#?}"
+    );
     assert!(ran.stdout.contains("once the variables are updated: new: PCR 7"), "{ran:#?}");
     assert!(ran.stdout.contains("a\\040payload: vouched by nobody"), "{ran:#?}");
     assert_eq!(guest.machine.image.snapshot(), header);
@@ -163,6 +167,25 @@ fn a_payload_is_approved_before_it_is_written_and_the_boot_before_it_still_opens
     assert_eq!(approved(&guest), 1);
     boot(&mut guest, BASE);
     assert!(!guest.boot_step());
+}
+
+/// What was approved with and without the payload at once: the boot without it proves itself first.
+#[test]
+fn a_payload_is_waited_for_while_another_update_of_the_same_approval_proves_itself() {
+    let mut guest = enrolled();
+    let set = format!("db={}", payload(&guest));
+    let mut initrd = fs::read(guest.path(guest.initrd)).unwrap();
+    initrd.extend(b"an update");
+    fs::write(guest.path(guest.initrd), initrd).unwrap();
+    vmseal(&guest, &["reseal", "--yes", "--set", &set]).ok();
+    assert_eq!(approved(&guest), 3);
+    boot(&mut guest, BASE);
+    assert!(guest.boot_step());
+    vmseal(&guest, &["confirm"]).ok();
+    boot(&mut guest, APPENDED);
+    assert!(guest.boot_step());
+    vmseal(&guest, &["confirm"]).ok();
+    assert_eq!(approved(&guest), 1);
 }
 
 /// With literal values each boot has a keyslot of its own.

@@ -286,13 +286,9 @@ impl Situation<'_> {
             let plan = enroll::Plan { values: entry.values.clone(), ..self.this.clone() };
             plan.policy_digest() == entry.policy_hash
         };
-        // What waits for a payload is in no prediction, until other payloads are named or a boot that
-        // was approved after it was good.
-        let running = self.volume.entry_of(&self.this.values).map(|entry| entry.generation);
-        let waits = |entry: &Approved| {
-            let is_past = wanted.retire && running >= Some(entry.generation);
-            entry.awaits_payload() && self.before.is_none() && !is_past
-        };
+        // What waits for a payload is in no prediction, and gives way where others are named.
+        let good = self.volume.entry_of(&self.this.values).filter(|_| wanted.retire);
+        let waits = |entry: &Approved| self.before.is_none() && entry.awaits_payload(good);
         let is_gone = |entry: &&Approved| {
             let runs = entry.values == self.this.values;
             // What has opened before may be wanted again, until a boot after it was good.

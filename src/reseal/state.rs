@@ -211,12 +211,23 @@ impl Approved {
         boot_id(&self.policy_hash, &self.values)
     }
 
-    /// Whether it was approved for when a payload is in a variable of Secure Boot, and was not seen
-    /// yet: until then no boot entry measures it.
-    pub fn awaits_payload(&self) -> bool {
-        let mut files = self.artifacts.keys();
-        self.standing != Standing::Confirmed
-            && files.any(|name| Target::of_artifact(name).is_some())
+    /// Whether it was approved for when a payload is in a variable of Secure Boot, which is still to be
+    /// written for all that is known: no boot entry measures it until then. `good` is an approved boot
+    /// that has opened: with the payload, or approved later, it ends the wait.
+    pub fn awaits_payload(&self, good: Option<&Self>) -> bool {
+        let is_past = good.is_some_and(|good| {
+            let since = if good.has_payload() {
+                self.generation
+            } else {
+                self.generation.saturating_add(1)
+            };
+            good.generation >= since
+        });
+        self.has_payload() && self.standing != Standing::Confirmed && !is_past
+    }
+
+    fn has_payload(&self) -> bool {
+        self.artifacts.keys().any(|name| Target::of_artifact(name).is_some())
     }
 
     fn is_of(&self, policy: &PolicyDigest, values: &PcrValues) -> bool {
