@@ -218,6 +218,11 @@ pub enum Error {
         /// What was given.
         set: String,
     },
+    /// `--set` of a reseal for what is no variable of Secure Boot.
+    BadVariable {
+        /// What was given.
+        set: String,
+    },
     /// The files of the boot that ran are not those that its log tells of.
     BaseNotReproduced(NotReproduced),
     /// The boot to come cannot be told well enough to be sealed to.
@@ -315,6 +320,7 @@ impl Error {
             Self::NotApproved { .. } | Self::ChangedSince { .. } => Exit::NotApproved,
             Self::Pcrs(_)
             | Self::BadSet { .. }
+            | Self::BadVariable { .. }
             | Self::BadQemu { .. }
             | Self::NoSuchEntry { .. }
             | Self::NoAuthorityPublic => Exit::Usage,

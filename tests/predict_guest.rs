@@ -84,6 +84,23 @@ impl Guest {
     }
 }
 
+/// What mokutil asked for happens in the next boot, where somebody at the console agrees.
+#[test]
+fn a_request_to_shim_is_named() {
+    let shim = "605dab50-e046-4300-abb6-3dd810dd8b23";
+    for (case, expected) in [("shim-nosb-deb13/base", 1), ("uki/base", 0)] {
+        let guest = Guest::booted(case);
+        guest.put(&format!("sys/firmware/efi/efivars/MokNew-{shim}"), &[7, 0, 0, 0, 1]);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmseal"));
+        let told = run(command.args(["predict", "--json", "--root"]).arg(guest.root.path())).ok();
+        let told = told.json();
+        let open = told["entries"][0]["unpredictable"].as_array().unwrap().clone();
+        let of_shim = |open: &&Value| open["why"].as_str().unwrap().starts_with("MokNew asks");
+        let found: Vec<_> = open.iter().filter(of_shim).map(|open| open["pcr"].clone()).collect();
+        assert_eq!(found, vec![Value::from(14); expected], "{case}: {open:?}");
+    }
+}
+
 fn fixture(case: &str) -> PathBuf {
     project().join("tests/fixtures/eventlogs").join(case)
 }

@@ -8,6 +8,15 @@ const INTEGER: u8 = 0x02;
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const CONTEXT_0: u8 = 0xa0;
+const OBJECT_IDENTIFIER: u8 = 0x06;
+/// Text in one byte a character, at least where it is ASCII: UTF8String, PrintableString,
+/// TeletexString, IA5String.
+const TEXTS: [u8; 4] = [0x0c, 0x13, 0x14, 0x16];
+/// `id-at-commonName` and `id-at-organizationName` (RFC 5280, A.1).
+const COMMON_NAME: [u8; 3] = [0x55, 4, 3];
+const ORGANIZATION: [u8; 3] = [0x55, 4, 10];
+/// Most parts of a name that are looked at.
+const MAX_PARTS: usize = 64;
 
 /// An X.509 certificate, by the names that tie a chain together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +86,26 @@ impl<'a> Certificate<'a> {
         let subject = expect(&mut fields, SEQUENCE)?.content;
         Some(Self { bytes: whole.whole, serial, issuer, subject })
     }
+
+    /// What its subject is called: its common name, or else its organization. Not to be printed as it
+    /// is.
+    pub(super) fn called(&self) -> Option<String> {
+        part_of_name(self.subject, &COMMON_NAME)
+            .or_else(|| part_of_name(self.subject, &ORGANIZATION))
+    }
+}
+
+/// The first part of this kind in an X.501 name.
+fn part_of_name(mut name: &[u8], kind: &[u8]) -> Option<String> {
+    for _ in 0..MAX_PARTS {
+        let set = expect(&mut name, SET)?;
+        let mut part = element(set.content).filter(|part| part.tag == SEQUENCE)?.content;
+        if expect(&mut part, OBJECT_IDENTIFIER)?.content == kind {
+            let text = element(part).filter(|text| TEXTS.contains(&text.tag))?;
+            return Some(String::from_utf8_lossy(text.content).into_owned());
+        }
+    }
+    None
 }
 
 impl<'a> SignedData<'a> {

@@ -241,6 +241,11 @@ impl PolicyVariables {
 
     /// What will be measured, in order: the events before PCR 7's separator.
     pub fn measured(&self, banks: &[PcrBank]) -> Vec<Measured> {
+        self.measured_each(banks).into_iter().map(|(_, measured)| measured).collect()
+    }
+
+    /// The same, with the variables.
+    pub fn measured_each(&self, banks: &[PcrBank]) -> Vec<(PolicyVariable, Measured)> {
         let variables = PolicyVariable::ALL.into_iter();
         let measured = variables.filter(|variable| {
             variable.is_measured_when_empty() || !self.get(*variable).is_empty()
@@ -249,7 +254,7 @@ impl PolicyVariables {
         measured
             .filter_map(|variable| {
                 let raw = variable_data(variable.guid(), variable.name(), self.get(variable));
-                measured_in_7(event_type, raw, banks)
+                Some((variable, measured_in_7(event_type, raw, banks)?))
             })
             .collect()
     }

@@ -20,6 +20,7 @@ pub mod signature_list;
 pub mod stub;
 pub mod ucs2;
 pub mod uki;
+pub mod variable_change;
 pub mod variable_store;
 pub mod variable_update;
 

@@ -39,6 +39,25 @@ const VARIABLES: [&str; 16] = [
     "MokAuth",
 ];
 
+/// By which mokutil asks for other keys or decisions, and the PCR that then changes: MokManager does it
+/// in the next boot where somebody at the console agrees, or shim by itself.
+const REQUESTS: [(&str, u8); 8] = [
+    ("MokNew", 14),
+    ("MokDel", 14),
+    ("MokXNew", 14),
+    ("MokXDel", 14),
+    ("MokSB", 14),
+    ("MokDB", 14),
+    ("MokListTrustedNew", 14),
+    ("SbatPolicy", 7),
+];
+
+/// What shim or its MokManager was asked to change, and the PCR that it is measured into.
+pub fn requests(store: &VariableStore) -> Vec<(&'static str, u8)> {
+    let is_there = |(name, _): &(&str, u8)| store.get(SHIM_LOCK, name).is_some();
+    REQUESTS.into_iter().filter(is_there).collect()
+}
+
 /// Why shim's measurements are not those of the last boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MokChanged {

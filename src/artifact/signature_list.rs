@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::measurement::efi::Guid;
 use crate::measurement::reader::Reader;
+use crate::measurement::variable::CERT_SHA256;
 
 /// Bytes of a list before its own header and its entries.
 const FIXED_LEN: u32 = 28;
@@ -162,6 +163,12 @@ impl SignatureLists {
         self.0.iter().flat_map(|list| list.entries().map(|entry| (list.kind, entry)))
     }
 
+    /// The SHA-256 hashes among the entries, without their owners.
+    pub fn hashes(&self) -> impl Iterator<Item = &[u8]> {
+        let hashes = self.entries().filter(|(kind, _)| *kind == CERT_SHA256);
+        hashes.filter_map(|(_, entry)| entry.get(OWNER_LEN as usize..))
+    }
+
     /// What the variable holds after `new` was appended to it: entries that are there already are
     /// left out, and so is a list of which nothing is left (`FilterSignatureList` of EDK II). What
     /// `new` holds twice is appended twice.
@@ -189,7 +196,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::measurement::variable::{CERT_SHA256, CERT_X509};
+    use crate::measurement::variable::CERT_X509;
 
     fn entry(byte: u8, len: usize) -> Vec<u8> {
         vec![byte; len]

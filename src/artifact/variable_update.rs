@@ -30,6 +30,46 @@ pub enum Write {
     Replace,
 }
 
+/// A variable that an update is for, and how it is written: `db` as updates do it, `db:value` in
+/// place of the old value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The variable.
+    pub variable: PolicyVariable,
+    /// How it is written.
+    pub write: Write,
+}
+
+impl Target {
+    /// The target of a name; `None` for what is no variable of Secure Boot.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let (name, write) = match name.strip_suffix(":value") {
+            Some(name) => (name, Write::Replace),
+            None => (name, Write::Append),
+        };
+        let variable = PolicyVariable::from_name(name)?;
+        // There is one platform key, which is replaced.
+        let write = if variable == PolicyVariable::Pk { Write::Replace } else { write };
+        Some(Self { variable, write })
+    }
+
+    /// The name of the artifact that a payload is, as one word: `dbx=/usr/share/dbx.bin`. `path` is
+    /// absolute, so that no path of a boot file looks like it.
+    pub fn artifact(self, path: &str) -> String {
+        let value = match (self.write, self.variable) {
+            (Write::Append, _) | (_, PolicyVariable::Pk) => "",
+            (Write::Replace, _) => ":value",
+        };
+        format!("{}{value}={}", self.variable.name(), path.replace(' ', "\\040"))
+    }
+
+    /// The target of the payload that an artifact's name stands for; `None` for a boot file.
+    pub fn of_artifact(name: &str) -> Option<Self> {
+        let (name, path) = name.split_once('=')?;
+        Self::from_name(name).filter(|_| path.starts_with('/'))
+    }
+}
+
 /// What is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Update<'a> {
@@ -97,6 +137,8 @@ fn after_authentication(bytes: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::signature_list::SignatureList;
     use super::*;
     use crate::measurement::variable::CERT_SHA256;
@@ -144,6 +186,30 @@ mod tests {
         let twice = [lists(&[1]), lists(&[1])].concat();
         becomes(PolicyVariable::Dbr, &lists(&[1]), &lists(&[1]), Write::Append, &twice);
         becomes(PolicyVariable::Pk, &lists(&[1]), &authenticated(&[]), Write::Replace, &[]);
+    }
+
+    #[test]
+    fn a_payload_s_name_tells_its_target_and_no_boot_file_has_one() {
+        for name in ["db", "dbx:value", "KEK", "PK"] {
+            let target = Target::from_name(name).unwrap();
+            let artifact = target.artifact("/a folder/payload");
+            assert_eq!(artifact, format!("{name}=/a\\040folder/payload"));
+            assert_eq!(Target::of_artifact(&artifact), Some(target));
+        }
+        assert_eq!(Target::from_name("PK").unwrap().write, Write::Replace);
+        for other in ["MokList=/x", "/db=/x", "db=x", "db", "grub.cfg", "db:other=/x"] {
+            assert_eq!(Target::of_artifact(other), None, "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_payloads_end(at in 0usize..80, bytes in prop::collection::vec(any::<u8>(), 1..40)) {
+            let mut payload = authenticated(&lists(&[1, 2]));
+            let end = payload.len().min(at + bytes.len());
+            payload.splice(at.min(end)..end, bytes);
+            let _ = Update::parse(&payload).apply(PolicyVariable::Db, &lists(&[3]), Write::Append);
+        }
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub struct Reseal {
     /// given several times
     #[arg(long, value_name = "FILE")]
     pub accept: Vec<String>,
+    /// Approve the boots with this payload in a variable of Secure Boot too, before it is written:
+    /// db, dbx, KEK or PK; may be given several times
+    #[arg(long, value_name = "NAME=FILE", conflicts_with = "narrow")]
+    pub set: Vec<String>,
     /// Leave only the boot approved that the loader starts by itself, once it was seen to open
     #[arg(long)]
     pub narrow: bool,

@@ -14,7 +14,7 @@ use super::keeper::{Announced, Keeper};
 use super::predict::Foreseen;
 use super::reseal::{Events, Keys, Target, retire};
 use super::terminal::Talk;
-use super::{Done, inputs};
+use super::{Done, inputs, motd};
 use crate::cli::{Confirm, Global};
 
 /// Confirms the boots of every volume that the boot step opened.
@@ -65,9 +65,8 @@ pub fn run(global: &Global, args: &Confirm, talk: Talk) -> Done {
     Ok(())
 }
 
-/// Tells whoever logs in (pam_motd) what a passphrase opened, until a boot that needed none.
+/// Tells whoever logs in what a passphrase opened.
 fn post(global: &Global, told: &[Value], talk: Talk) {
-    let path = global.root.join("run/motd.d/vmseal");
     let is_typed = |volume: &&Value| {
         matches!(volume["opened_by"].as_str(), Some("passphrase" | "recovery-key"))
     };
@@ -84,18 +83,7 @@ fn post(global: &Global, told: &[Value], talk: Talk) {
             )
         })
         .collect();
-    let posted = match lines.is_empty() {
-        true => match std::fs::remove_file(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        },
-        false => path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
-            std::fs::write(&path, lines + "vmseal: look at what changed, and approve it if it is yours: vmseal reseal\n")
-        }),
-    };
-    if let Err(error) = posted {
-        talk.detail(format_args!("{}: {error}", path.display()));
-    }
+    motd::of_this_boot(global, &lines, talk);
 }
 
 /// One volume of this boot.

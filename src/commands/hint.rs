@@ -184,6 +184,9 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         Error::BadSet { .. } => {
             "write --set PATH=FILE, --set PATH=@DIGESTS.json or --set @DIGESTS.json"
         }
+        Error::BadVariable { .. } => {
+            "files are approved as they lie on the disk, and what shim's MokManager will do is not told in advance: reboot, then run vmseal reseal"
+        }
         Error::BadQemu { .. } => "write the version as QEMU does: --qemu 10.0",
         Error::NoSuchEntry { .. } => {
             "vmseal predict without --entry and --kernel-release tells every entry"

@@ -16,6 +16,7 @@ mod hint;
 mod inputs;
 mod journal;
 mod keeper;
+mod motd;
 mod next_boot;
 mod offline;
 mod predict;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::artifact::efivar::PolicyVariable;
 use crate::boot::BootLogs;
 use crate::coverage::Component;
 use crate::error::Error;
@@ -168,6 +169,12 @@ fn notes(logged: Vec<Note>, entry: &EntryPrediction, bank: PcrBank) -> Vec<Note>
     notes.collect()
 }
 
+/// Whether it measures a variable of Secure Boot, in the words of its event: `dbx: ...`.
+fn is_policy_variable(account: &Account) -> bool {
+    let name = account.what.split([':', ',', ' ']).next().unwrap_or_default();
+    account.pcr.get() == 7 && PolicyVariable::from_name(name).is_some()
+}
+
 /// A note in the words of a prediction. A text that may have been cut would explain wrongly.
 fn note_of(account: &Account, digest: Digest, role: Option<Role>) -> Note {
     let what = account.what.as_str();
@@ -183,6 +190,11 @@ fn note_of(account: &Account, digest: Digest, role: Option<Role>) -> Note {
         }
         Some(role @ Role::CommandLine) => (role, after("command line ")),
         Some(role @ Role::Section) => (role, after("section ")),
+        Some(role @ Role::Authority) => (role, ""),
+        _ if is_policy_variable(account) => match after("SecureBoot ") {
+            "" => (Role::Keys, what),
+            _ => (Role::SecureBoot, what),
+        },
         _ if what.starts_with("GRUB ran ") => (Role::GrubCommand, after("GRUB ran ")),
         Some(role @ (Role::KernelFile | Role::InitrdFile | Role::GrubConfig)) => {
             (role, after("GRUB read "))

@@ -97,6 +97,10 @@ impl fmt::Display for Error {
             Self::BadSet { set } => {
                 write!(f, "--set {}: expected PATH=FILE", printable(set, 200))
             }
+            Self::BadVariable { set } => {
+                let set = printable(set, 200);
+                write!(f, "--set {set}: expected db, dbx, KEK or PK, and =FILE")
+            }
             Self::BaseNotReproduced(error) => error.fmt(f),
             Self::Unforeseen(Unforeseen { pcr, event, why }) => {
                 let (event, why) = (printable(event, 120), printable(why, 160));

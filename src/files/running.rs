@@ -1,12 +1,14 @@
 //! The running system: where its boot files and its loader's variables are.
 
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::folder::Folder;
-use crate::artifact::Volume;
+use crate::artifact::efivar::PolicyVariable;
 use crate::artifact::variable_store::{StoredVariable, VariableStore};
+use crate::artifact::{FilesError, Volume};
+use crate::vouch::bounded;
 
 /// Where systemd and distributions mount the EFI system partition.
 const ESP_MOUNTS: [&str; 4] = ["efi", "boot/efi", "boot", "esp"];
@@ -97,9 +99,48 @@ fn is_only_mount(mount: &Path) -> bool {
     fs::read_dir(efi).is_ok_and(|mut entries| entries.next().is_none())
 }
 
+/// Where the firmware's variables are.
+pub fn variables_folder(root: &Path) -> PathBuf {
+    root.join("sys/firmware/efi/efivars")
+}
+
+/// The variables of Secure Boot but for `SecureBoot` itself, as the firmware has them now: what the
+/// next boot measures. None where efivarfs is not there. Those that were deleted are empty, where the
+/// firmware is one that knows Secure Boot.
+///
+/// # Errors
+/// [`FilesError`] with the variable's file where one is there and cannot be read as it is.
+pub fn policy(root: &Path) -> Result<Vec<(PolicyVariable, Vec<u8>)>, FilesError> {
+    let Ok(folder) = bounded::Folder::open(&variables_folder(root)) else { return Ok(vec![]) };
+    let read = |variable: PolicyVariable| {
+        let path = format!("{}-{}", variable.name(), variable.guid());
+        let failed = |cause: String| FilesError { path: path.clone(), cause };
+        match folder.read(&path, MAX_VARIABLE) {
+            // Made, and never written.
+            Ok((bytes, _)) if bytes.is_empty() => Ok(None),
+            Ok((bytes, _)) => StoredVariable::from_efivarfs(&path, &bytes)
+                .map(|stored| Some(stored.data))
+                .ok_or_else(|| failed("not a file of efivarfs".to_owned())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    };
+    let knows_secure_boot = read(PolicyVariable::SecureBoot)?.is_some();
+    let mut found = vec![];
+    for variable in PolicyVariable::ALL {
+        match (variable, read(variable)?) {
+            (PolicyVariable::SecureBoot, _) => {}
+            (_, Some(data)) => found.push((variable, data)),
+            (_, None) if knows_secure_boot => found.push((variable, vec![])),
+            (_, None) => {}
+        }
+    }
+    Ok(found)
+}
+
 /// The firmware's variables, as efivarfs shows them. What cannot be read is left out.
 pub fn variables(root: &Path) -> VariableStore {
-    let entries = fs::read_dir(root.join("sys/firmware/efi/efivars")).into_iter().flatten();
+    let entries = fs::read_dir(variables_folder(root)).into_iter().flatten();
     let variables = entries.flatten().filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
         let is_small = entry.metadata().is_ok_and(|metadata| metadata.len() <= MAX_VARIABLE);
@@ -107,4 +148,36 @@ pub fn variables(root: &Path) -> VariableStore {
         StoredVariable::from_efivarfs(&name, &bytes)
     });
     VariableStore::from_variables(variables.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DB: &str = "db-d719b2cb-3d3a-4596-a3bc-dad00e67656f";
+
+    #[test]
+    fn variables_of_secure_boot_are_read_or_refused_by_name() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(policy(root.path()), Ok(vec![]));
+        let folder = variables_folder(root.path());
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(DB), [0x27, 0, 0, 0, 1, 2]).unwrap();
+        assert_eq!(policy(root.path()), Ok(vec![(PolicyVariable::Db, vec![1, 2])]));
+        // A firmware that tells of Secure Boot has no others than it shows.
+        let guid = PolicyVariable::SecureBoot.guid();
+        fs::write(folder.join(format!("SecureBoot-{guid}")), [6, 0, 0, 0, 1]).unwrap();
+        let found = policy(root.path()).unwrap();
+        assert_eq!(found.len(), 6);
+        assert!(found.contains(&(PolicyVariable::Pk, vec![])), "{found:?}");
+        fs::write(folder.join(DB), [0x27, 0, 0]).unwrap();
+        assert_eq!(policy(root.path()).unwrap_err().path, DB);
+        fs::write(folder.join(DB), []).unwrap();
+        assert!(policy(root.path()).unwrap().contains(&(PolicyVariable::Db, vec![])));
+        fs::File::create(folder.join(DB)).unwrap().set_len(MAX_VARIABLE + 1).unwrap();
+        assert_eq!(policy(root.path()).unwrap_err().path, DB);
+        fs::remove_file(folder.join(DB)).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", folder.join(DB)).unwrap();
+        assert_eq!(policy(root.path()).unwrap_err().path, DB);
+    }
 }

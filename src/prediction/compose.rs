@@ -224,7 +224,8 @@ impl<'a> Composer<'a> {
                 continue;
             }
             if let Some(policy) = policy.filter(|_| !logged_policy.is_empty()) {
-                let planned = firmware::policy(policy, self.artifacts.banks());
+                let payloads = &self.next.machine.payloads;
+                let planned = firmware::policy(policy, payloads, self.artifacts.banks());
                 accounts.extend(align(&std::mem::take(&mut logged_policy), planned));
             }
             let planned = match self.vouched_for(event) {

@@ -3,7 +3,8 @@
 
 use super::plan::{Planned, pcr};
 use super::tally::Unpredictable;
-use crate::artifact::efivar::PolicyVariables;
+use crate::artifact::efivar::{PolicyVariable, PolicyVariables};
+use crate::artifact::mok::is_shim_state;
 use crate::artifact::qemu_kernel::{MachineType, QemuMachine};
 use crate::measurement::{Event, EventData, EventLog, EventType, PcrBank};
 
@@ -20,6 +21,13 @@ pub struct Machine {
     pub qemu: Option<(u32, u32)>,
     /// Variables of Secure Boot, where they change.
     pub policy: Option<PolicyVariables>,
+    /// The payloads that variables come from, by [`Target::artifact`]; the others are those that the
+    /// firmware has.
+    ///
+    /// [`Target::artifact`]: crate::artifact::variable_update::Target::artifact
+    pub payloads: Vec<(PolicyVariable, String)>,
+    /// What shim or its MokManager was asked to change, with the PCR that it is measured into.
+    pub shim_requests: Vec<(&'static str, u8)>,
     /// Data of the event of the partition table, where that changes.
     pub partitions: Option<Vec<u8>>,
 }
@@ -30,6 +38,11 @@ pub(super) fn open(log: &EventLog, machine: &Machine) -> Vec<Unpredictable> {
     let mut add = |number: u8, event: &str, why: &str| {
         open.push(Unpredictable { pcr: pcr(number), event: event.into(), why: why.into() });
     };
+    for (request, number) in
+        machine.shim_requests.iter().filter(|_| log.events().iter().any(is_shim_state))
+    {
+        add(*number, "shim's variables", &format!("{request} asks for a change in the next boot"));
+    }
     if machine.firmware {
         add(0, "firmware code", "another firmware; its code in memory is known once it has run");
         add(1, "configuration tables", "another firmware");
@@ -83,14 +96,24 @@ pub(super) fn edk2_release(log: &EventLog) -> Option<(u32, u32)> {
 }
 
 /// The events of Secure Boot's variables, in place of those of the log.
-pub(super) fn policy(policy: &PolicyVariables, banks: &[PcrBank]) -> Vec<Planned> {
-    let measured = policy.measured(banks).into_iter();
+pub(super) fn policy(
+    policy: &PolicyVariables,
+    payloads: &[(PolicyVariable, String)],
+    banks: &[PcrBank],
+) -> Vec<Planned> {
+    // One word a payload: its name has no space.
+    let source = |variable| {
+        let own = payloads.iter().filter(|(of, _)| *of == variable).map(|(_, name)| name.as_str());
+        let own: Vec<&str> = own.collect();
+        if own.is_empty() { "firmware variables".to_owned() } else { own.join(" ") }
+    };
+    let measured = policy.measured_each(banks).into_iter();
     measured
-        .map(|measured| Planned {
+        .map(|(variable, measured)| Planned {
             pcr: measured.pcr,
             what: measured.words,
             digests: Ok(measured.digests),
-            source: Some("firmware variables".to_owned()),
+            source: Some(source(variable)),
         })
         .collect()
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+use crate::artifact::variable_update::Target;
 use crate::measurement::diff::{Change, Note, Role, changes};
 use crate::measurement::text::printable;
 use crate::measurement::{PcrBank, PcrIndex, PcrSelection};
@@ -173,7 +174,8 @@ fn files(account: &Account) -> Vec<String> {
     }
     let source = account.source.as_deref().unwrap_or_default();
     // Where it is no file, such as "command line", nothing can vouch for it.
-    let is_file = |word: &&str| word.starts_with('/') || *word == MENU;
+    let is_file =
+        |word: &&str| word.starts_with('/') || *word == MENU || Target::of_artifact(word).is_some();
     source.split(' ').filter(is_file).map(ToOwned::to_owned).collect()
 }
 

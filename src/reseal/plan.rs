@@ -30,6 +30,8 @@ pub struct Situation<'a> {
     pub cmdline: Option<&'a str>,
     /// The boots to come.
     pub prediction: &'a Prediction,
+    /// Those as long as payloads are not written that `prediction` has in variables of Secure Boot.
+    pub before: Option<&'a Prediction>,
 }
 
 /// What is wanted besides what follows from the files.
@@ -63,6 +65,8 @@ pub struct BootPlan {
     pub title: Option<String>,
     /// Whether the loader starts it by itself.
     pub default: bool,
+    /// Whether it is the boot with payloads in variables of Secure Boot.
+    pub updated: bool,
     /// What it is to us.
     pub outlook: Outlook,
 }
@@ -102,17 +106,22 @@ impl Plan {
     /// # Errors
     /// [`Error::Narrow`] where only the default boot is to stay and has not proved itself;
     /// [`Error::RecordFull`] where more boots would be approved than the header can carry.
-    pub fn of(situation: &Situation<'_>, wanted: &Wanted) -> Result<Self, Error> {
-        let prediction = situation.prediction;
-        let then = prediction.then.iter().flat_map(|then| &then.entries);
-        let mut entries: Vec<_> = prediction.entries.iter().chain(then).collect();
-        entries.sort_by_key(|entry| !entry.default);
+    pub fn of<'a>(situation: &Situation<'a>, wanted: &Wanted) -> Result<Self, Error> {
+        let is_updated = situation.before.is_some();
+        let of = |prediction: &'a Prediction, updated: bool| {
+            let then = prediction.then.iter().flat_map(|then| &then.entries);
+            prediction.entries.iter().chain(then).map(move |entry| (entry, updated))
+        };
+        let before = situation.before.into_iter().flat_map(|before| of(before, false));
+        let mut entries: Vec<_> = of(situation.prediction, is_updated).chain(before).collect();
+        entries.sort_by_key(|(entry, _)| !entry.default);
         let mut boots = Vec::<BootPlan>::new();
-        for entry in entries {
+        for (entry, updated) in entries {
             let boot = BootPlan {
                 entry: printable(&entry.id, NAME),
                 title: entry.title.as_deref().map(|title| printable(title, NAME)),
                 default: entry.default,
+                updated,
                 outlook: situation.outlook(entry, wanted),
             };
             // The boot after the next may be the next one again.
@@ -174,6 +183,7 @@ impl Plan {
         let boots = self.boots.iter().map(|boot| {
             let mut object = json!({
                 "entry": boot.entry, "title": boot.title, "default": boot.default,
+                "updated": boot.updated,
                 "outlook": boot.outlook.name(),
             });
             let more = match &boot.outlook {
@@ -276,11 +286,16 @@ impl Situation<'_> {
             let plan = enroll::Plan { values: entry.values.clone(), ..self.this.clone() };
             plan.policy_digest() == entry.policy_hash
         };
+        // What waits for a payload is in no prediction, and gives way where others are named.
+        let good = self.volume.entry_of(&self.this.values).filter(|_| wanted.retire);
+        let waits = |entry: &Approved| self.before.is_none() && entry.awaits_payload(good);
         let is_gone = |entry: &&Approved| {
             let runs = entry.values == self.this.values;
             // What has opened before may be wanted again, until a boot after it was good.
-            let gone =
-                is_told(entry) && !runs && (wanted.retire || entry.standing != Standing::Confirmed);
+            let gone = is_told(entry)
+                && !runs
+                && !waits(entry)
+                && (wanted.retire || entry.standing != Standing::Confirmed);
             is_of_plan(entry) && !stays(&entry.values) && (gone || wanted.narrow)
         };
         self.volume.entries.iter().filter(is_gone).cloned().collect()
@@ -353,7 +368,8 @@ impl fmt::Display for BootPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let title = self.title.as_deref().unwrap_or(&self.entry);
         let default = if self.default { " (default)" } else { "" };
-        write!(f, "{title}{default}: ")?;
+        let updated = if self.updated { ", once the variables are updated" } else { "" };
+        write!(f, "{title}{default}{updated}: ")?;
         match &self.outlook {
             Outlook::Approved { standing: Standing::New, .. } => {
                 writeln!(f, "approved, not seen yet")

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::artifact::variable_update::Target;
 use crate::measurement::text::printable;
 use crate::measurement::{Digest, PcrBank, PcrIndex, PcrValues};
 use crate::policy::PolicyDigest;
@@ -208,6 +209,25 @@ impl Approved {
     /// [`boot_id`] of it.
     pub fn id(&self) -> String {
         boot_id(&self.policy_hash, &self.values)
+    }
+
+    /// Whether it was approved for when a payload is in a variable of Secure Boot, which is still to be
+    /// written for all that is known: no boot entry measures it until then. `good` is an approved boot
+    /// that has opened: with the payload, or approved later, it ends the wait.
+    pub fn awaits_payload(&self, good: Option<&Self>) -> bool {
+        let is_past = good.is_some_and(|good| {
+            let since = if good.has_payload() {
+                self.generation
+            } else {
+                self.generation.saturating_add(1)
+            };
+            good.generation >= since
+        });
+        self.has_payload() && self.standing != Standing::Confirmed && !is_past
+    }
+
+    fn has_payload(&self) -> bool {
+        self.artifacts.keys().any(|name| Target::of_artifact(name).is_some())
     }
 
     fn is_of(&self, policy: &PolicyDigest, values: &PcrValues) -> bool {

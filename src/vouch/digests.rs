@@ -51,6 +51,11 @@ impl FileDigests {
         Ok(Self { sha256: sha256.map_err(io::Error::other)?, md5: md5.finalize().into() })
     }
 
+    /// The digests of bytes that are at hand.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self { sha256: PcrBank::Sha256.hash(bytes), md5: Md5::digest(bytes).into() }
+    }
+
     /// Whether these are the digests of an empty file.
     pub fn is_of_nothing(&self) -> bool {
         self.md5 == MD5_OF_NOTHING || self.sha256 == PcrBank::Sha256.hash(&[])
@@ -95,8 +100,7 @@ mod tests {
         for len in [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 7] {
             let bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
             let found = of(&bytes);
-            assert_eq!(found.sha256, PcrBank::Sha256.hash(&bytes), "{len}");
-            assert_eq!(found.md5, <[u8; 16]>::from(Md5::digest(&bytes)), "{len}");
+            assert_eq!(found, FileDigests::of_bytes(&bytes), "{len}");
         }
     }
 }

@@ -62,6 +62,12 @@ pub fn in_trixie(arguments: &[&str]) {
     run(command.arg("trixie").args(arguments)).ok();
 }
 
+/// Signs a PE image in its place.
+pub fn sign_image(image: &Path, key: &Path, certificate: &Path) {
+    let (key, certificate, image) = (text(key), text(certificate), text(image));
+    in_trixie(&["sbsign", "--key", key, "--cert", certificate, "--output", image, image]);
+}
+
 /// What a unified kernel image is made of.
 pub struct UkiParts<'a> {
     pub kernel: &'a Path,

@@ -5,15 +5,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use vmseal::Error;
-use vmseal::artifact::efivar::{PolicyVariable, PolicyVariables, VariableError};
-use vmseal::artifact::gpt::gpt_event_data;
-use vmseal::artifact::variable_store::VariableStore;
-use vmseal::artifact::variable_update::{Update, Write};
+use vmseal::artifact::efivar::{PolicyVariable, PolicyVariables};
 use vmseal::artifact::{Files, Volume};
 use vmseal::boot::BootLogs;
-use vmseal::coverage::{BootPath, Coverage};
-use vmseal::files::running::{self, Reader};
-use vmseal::files::{FileSource, Folder, Image, Named, NamedFile};
+use vmseal::files::{Folder, Image, Named, NamedFile, Payload};
 use vmseal::measurement::UserspaceLog;
 use vmseal::prediction::{
     Base, Filled, KnownFiles, Layers, LoaderVariables, Machine, NamedSection, Next, Spelled,
@@ -25,17 +20,24 @@ use crate::commands::inputs;
 
 /// Everything that was named or found.
 pub struct Gathered {
-    logs: BootLogs,
+    pub(super) logs: BootLogs,
     early: Option<UserspaceLog>,
     base_files: Vec<Box<dyn Files>>,
-    next_files: Vec<Box<dyn Files>>,
-    folders: Vec<Folder>,
+    pub(super) next_files: Vec<Box<dyn Files>>,
+    pub(super) folders: Vec<Folder>,
     named: Named,
     listed: Named,
     cmdline: Option<String>,
     sections: Vec<NamedSection>,
-    machine: Machine,
-    loader: LoaderVariables,
+    pub(super) machine: Machine,
+    pub(super) loader: LoaderVariables,
+    pub(super) payloads: Vec<Payload>,
+    /// The variables of Secure Boot without them.
+    pub(super) before_payloads: Option<PolicyVariables>,
+    /// The running system, where the boot to come is its next one.
+    pub(super) root: Option<PathBuf>,
+    /// Its variables of Secure Boot, as they were read.
+    pub(super) live: Vec<(PolicyVariable, Vec<u8>)>,
 }
 
 impl Gathered {
@@ -97,9 +99,15 @@ pub fn gather(global: &Global, args: &Predict) -> Result<Gathered, Error> {
             processors: args.smp,
             qemu: args.qemu.as_deref().map(qemu_version).transpose()?,
             policy: None,
+            payloads: Vec::new(),
+            shim_requests: Vec::new(),
             partitions: None,
         },
         loader: LoaderVariables::default(),
+        payloads: Vec::new(),
+        before_payloads: None,
+        root: None,
+        live: Vec::new(),
     };
     for (volume, path) in [(Volume::Esp, &args.base_esp), (Volume::Boot, &args.base_boot)] {
         if let Some(path) = path {
@@ -185,102 +193,6 @@ impl Gathered {
     }
 }
 
-/// Variables and partition tables.
-impl Gathered {
-    /// The running system: its files where none were named, and its firmware's variables.
-    fn add_running(&mut self, root: &Path, args: &Predict) -> Result<(), Error> {
-        let reader = match Coverage::of(&self.logs.firmware).boot_path() {
-            BootPath::SystemdBootEntry | BootPath::SystemdBootUki => Reader::Firmware,
-            _ => Reader::Grub,
-        };
-        for folder in running::folders(root, reader) {
-            let named = match folder.volume() {
-                Volume::Esp => args.esp.is_some() || args.base_esp.is_some(),
-                Volume::Boot => args.boot.is_some() || args.base_boot.is_some(),
-            };
-            if !named {
-                self.folders.push(folder.clone());
-                self.next_files.push(Box::new(folder));
-            }
-        }
-        let store = running::variables(root);
-        self.loader = LoaderVariables::of(&store);
-        let path = root.join("sys/firmware/efi/efivars");
-        for variable in PolicyVariable::ALL {
-            if variable == PolicyVariable::SecureBoot {
-                continue;
-            }
-            if let Some(stored) = store.get(variable.guid(), variable.name()) {
-                let data = stored.data.clone();
-                let policy = self.policy(&path)?;
-                if policy.get(variable) != data.as_slice() {
-                    policy.set(variable, data);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The variables that PCR 7 measures, as they are so far.
-    fn policy(&mut self, path: &Path) -> Result<&mut PolicyVariables, Error> {
-        let log = &self.logs.firmware;
-        let refused =
-            |error: VariableError| Error::Artifact { path: path.into(), cause: error.to_string() };
-        let known = match self.machine.policy.take() {
-            Some(policy) => policy,
-            None => PolicyVariables::from_log(log).map_err(refused)?,
-        };
-        Ok(self.machine.policy.insert(known))
-    }
-
-    /// `--vars`: every variable of Secure Boot as it is in flash.
-    fn set_variables(&mut self, path: &Path) -> Result<(), Error> {
-        let bytes = read_bounded(path, MAX_SECTION)?;
-        let store = VariableStore::parse(&bytes)
-            .map_err(|error| Error::Artifact { path: path.into(), cause: error.to_string() })?;
-        self.loader = LoaderVariables::of(&store);
-        let policy = self.policy(path)?;
-        *policy = store.policy(policy);
-        Ok(())
-    }
-
-    /// `db=FILE` adds to a variable, as updates do; `db:value=FILE` is the whole new value.
-    fn set_variable(&mut self, name: &str, path: &Path) -> Result<bool, Error> {
-        let (name, write) = match name.strip_suffix(":value") {
-            Some(name) => (name, Write::Replace),
-            None => (name, Write::Append),
-        };
-        let Some(variable) = PolicyVariable::from_name(name) else { return Ok(false) };
-        // There is one platform key, which is replaced.
-        let write = if variable == PolicyVariable::Pk { Write::Replace } else { write };
-        let bytes = read_bounded(path, MAX_SECTION)?;
-        let refused =
-            |error: VariableError| Error::Artifact { path: path.into(), cause: error.to_string() };
-        let policy = self.policy(path)?;
-        if variable == PolicyVariable::SecureBoot {
-            let on = matches!(bytes.trim_ascii(), [1] | b"1" | b"on");
-            policy.switch_secure_boot(on).map_err(refused)?;
-            return Ok(true);
-        }
-        let update = Update::parse(&bytes);
-        let new = update.apply(variable, policy.get(variable), write).map_err(refused)?;
-        policy.set(variable, new);
-        Ok(true)
-    }
-
-    /// `gpt=DISK`: the first blocks of the boot disk to come.
-    fn set_partitions(&mut self, name: &str, path: &Path) -> Result<bool, Error> {
-        if name != "gpt" {
-            return Ok(false);
-        }
-        let refused = |cause: String| Error::Artifact { path: path.into(), cause };
-        let disk = FileSource::open(path).map_err(|error| refused(error.to_string()))?;
-        let data = gpt_event_data(&disk).map_err(|error| refused(error.to_string()))?;
-        self.machine.partitions = Some(data);
-        Ok(true)
-    }
-}
-
 /// The version of QEMU that counts: `10.0.13` is 10.0.
 fn qemu_version(text: &str) -> Result<(u32, u32), Error> {
     let mut numbers = text.split(['.', '-', '+', '~']).map_while(|part| part.parse::<u32>().ok());
@@ -289,7 +201,7 @@ fn qemu_version(text: &str) -> Result<(u32, u32), Error> {
 }
 
 /// Longest section or variable that is read.
-const MAX_SECTION: usize = 64 << 20;
+pub(super) const MAX_SECTION: usize = 64 << 20;
 
 fn open_tree(volume: Volume, path: &Path) -> Result<Box<dyn Files>, Error> {
     let refused = |cause: String| Error::Artifact { path: path.to_owned(), cause };
@@ -319,7 +231,7 @@ fn text_or_file(value: &str) -> Result<String, Error> {
     Ok(text.trim_end_matches(['\0', '\n', '\r', ' ']).to_owned())
 }
 
-fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {
+pub(super) fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {
     let refused = |cause: String| Error::Artifact { path: path.to_owned(), cause };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| refused(error.to_string()))?;

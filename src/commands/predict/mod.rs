@@ -2,14 +2,18 @@
 
 mod gather;
 mod report;
+mod variables;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use gather::Gathered;
 use vmseal::Error;
 use vmseal::artifact::Volume;
+use vmseal::artifact::variable_change::VariableChange;
+use vmseal::artifact::variable_update::Target;
 use vmseal::files::{Seen, Watched};
-use vmseal::prediction::{Next, Prediction, predict};
+use vmseal::prediction::{Account, Machine, Next, Prediction, predict};
 use vmseal::reseal::MENU;
 use vmseal::sandbox;
 use vmseal::vouch::FileDigests;
@@ -49,8 +53,12 @@ pub fn of_running(global: &Global) -> Result<Prediction, Error> {
 /// The next boot of the running system, and what it was foreseen from.
 pub struct Foreseen {
     gathered: Gathered,
-    /// The boot.
+    /// The boot: with the payloads in the variables, where some were named.
     pub prediction: Prediction,
+    /// The boot as long as these are not written, where that is another one.
+    pub before: Option<Prediction>,
+    /// What becomes of the variables of Secure Boot.
+    pub variables: Vec<VariableChange>,
     seen: Seen,
 }
 
@@ -60,20 +68,41 @@ impl Foreseen {
     /// # Errors
     /// Those of gathering.
     pub fn of_running(global: &Global) -> Result<Self, Error> {
-        let gathered = gather::gather(global, &Predict::default())?;
-        let (prediction, seen) = gathered.with_inputs(|base, next| {
+        Self::with_payloads(global, &[])
+    }
+
+    /// Predicts it for when these payloads are written to variables of Secure Boot, each
+    /// `NAME=FILE` as in `vmseal predict --set`, and for as long as they are not.
+    ///
+    /// # Errors
+    /// [`Error::BadVariable`] for anything else than such a variable, and those of gathering.
+    pub fn with_payloads(global: &Global, payloads: &[String]) -> Result<Self, Error> {
+        let name = |set: &String| set.split_once('=').and_then(|(name, _)| Target::from_name(name));
+        if let Some(set) = payloads.iter().find(|set| name(set).is_none()) {
+            return Err(Error::BadVariable { set: set.clone() });
+        }
+        let args = Predict { set: payloads.to_vec(), ..Predict::default() };
+        let gathered = gather::gather(global, &args)?;
+        let before = gathered.machine_before();
+        let (predicted, seen) = gathered.with_inputs(|base, next| {
             let watched = Watched::new(next.files);
-            let next = Next {
-                files: &watched,
-                trees: &watched,
-                cmdline: next.cmdline.clone(),
-                loader: next.loader.clone(),
-                sections: next.sections.clone(),
-                machine: next.machine.clone(),
+            let predict_on = |machine: &Machine| {
+                let next = Next {
+                    files: &watched,
+                    trees: &watched,
+                    cmdline: next.cmdline.clone(),
+                    loader: next.loader.clone(),
+                    sections: next.sections.clone(),
+                    machine: machine.clone(),
+                };
+                predict(base, &next).map_err(Error::BaseNotReproduced)
             };
-            (predict(base, &next), watched.into_seen())
+            let before = before.as_ref().map(predict_on).transpose();
+            let predicted = predict_on(&next.machine).and_then(|after| Ok((after, before?)));
+            (predicted, watched.into_seen())
         });
-        Ok(Self { prediction: prediction.map_err(Error::BaseNotReproduced)?, gathered, seen })
+        let (prediction, before) = predicted?;
+        Ok(Self { prediction, before, variables: gathered.variable_changes(), gathered, seen })
     }
 
     /// Refuses names that no entry has.
@@ -91,17 +120,35 @@ impl Foreseen {
         }
     }
 
-    /// The first file or folder that is no longer as it was when the boot was predicted.
-    pub fn changed(&self) -> Option<String> {
-        self.gathered.with_inputs(|_, next| self.seen.changed(next.files))
+    /// The images that the boot starts and `dbx` will name by their hashes, in words.
+    pub fn forbidden(&self) -> BTreeSet<String> {
+        let hashes = self.gathered.forbidden_hashes();
+        let events = self.prediction.entries.iter().flat_map(|entry| &entry.events);
+        let is_named = |account: &&Account| {
+            let digests = account.new.as_deref().unwrap_or_default();
+            account.pcr.get() == 4
+                && digests.iter().any(|digest| hashes.iter().any(|hash| hash == digest.as_bytes()))
+        };
+        events.filter(is_named).map(|account| account.what.clone()).collect()
     }
 
-    /// A file that the boot reads, where it lies, and its digests: of the very bytes that the
-    /// prediction is from.
+    /// The first file, folder, payload or variable that is no longer as it was when the boot was
+    /// predicted.
+    pub fn changed(&self) -> Option<String> {
+        let file = self.gathered.with_inputs(|_, next| self.seen.changed(next.files));
+        file.or_else(|| self.gathered.changed_variable())
+    }
+
+    /// A file that the boot reads, or a payload, where it lies, and its digests: of the very bytes
+    /// that the prediction is from.
     ///
     /// # Errors
     /// [`Error::ChangedSince`], and those of reading.
     pub fn digests(&self, path: &str) -> Result<Option<(PathBuf, FileDigests)>, Error> {
+        let mut payloads = self.gathered.payloads().iter();
+        if let Some(payload) = payloads.find(|payload| payload.artifact == path) {
+            return Ok(Some((payload.path.clone(), payload.digests)));
+        }
         let is_it = |(_, known): &(Volume, &str)| {
             *known == path || (path == MENU && known.ends_with("/grub.cfg"))
         };

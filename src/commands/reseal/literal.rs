@@ -99,7 +99,7 @@ fn seal_one(
         plan,
         entry: name,
         expected: Some(&expected),
-        artifacts: approving.artifacts.of(new),
+        artifacts: approving.shown.artifacts.of(new),
         kind: Kind::Approval,
     };
     let body = serde_json::json!({ "how": approving.approval.name(), "entry": name });

@@ -4,6 +4,7 @@
 mod ask;
 mod header;
 mod literal;
+mod shown;
 mod signed;
 mod target;
 
@@ -11,21 +12,21 @@ pub use header::{Events, Header};
 pub use literal::retire;
 pub use target::Target;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use vmseal::Error;
 use vmseal::authority::Store as AuthorityStore;
 use vmseal::enroll;
 use vmseal::luks::Device;
 use vmseal::policy::{AuthorityKey, SigningKey};
-use vmseal::reseal::{Artifacts, Kind, Plan, Store, Wanted};
+use vmseal::reseal::{Kind, Plan, Store, Wanted};
 use vmseal::tpm::Tpm;
 
 use super::keeper::Keeper;
 use super::predict::Foreseen;
 use super::terminal::Talk;
-use super::{Done, authority, inputs};
+use super::{Done, authority, inputs, motd, terminal};
 use crate::cli::{Global, Reseal};
-use ask::Approval;
+use shown::Shown;
 use signed::Approving;
 
 /// This machine's own key, and the one before it.
@@ -72,8 +73,19 @@ struct Work {
     plan: Plan,
 }
 
-/// Plans, shows, has it approved, applies.
+/// Reseals, and leaves a message where nobody was there to see that it was refused.
 pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
+    let done = reseal(global, args, talk);
+    let nobody = args.unattended || (!args.yes && !terminal::can_ask());
+    // What holds for one volume says nothing of the others.
+    if !args.dry_run && (if done.is_ok() { args.devices.is_empty() } else { nobody }) {
+        motd::of_next_boot(global, &done, talk);
+    }
+    done
+}
+
+/// Plans, shows, has it approved, applies.
+fn reseal(global: &Global, args: &Reseal, talk: Talk) -> Done {
     let store = Store::below(&global.root);
     // Where there is nothing to do, nothing is made to lock.
     if store.read().map_err(Error::from)?.state.volumes.is_empty() {
@@ -88,7 +100,7 @@ pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
     let tpm = inputs::tpm(global)?;
     let logs = inputs::boot_logs(global, global.eventlog.as_deref(), None)?;
     let keys = Keys::of(global, args.authority_key.as_deref(), &targets, &tpm)?;
-    let foreseen = Foreseen::of_running(global)?;
+    let foreseen = Foreseen::with_payloads(global, &args.set)?;
     foreseen.require_entries(&args.entry)?;
     let wanted = Wanted { entries: args.entry.clone(), narrow: args.narrow, retire: false };
     let mut works = vec![];
@@ -97,10 +109,14 @@ pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
         let plan = target.plan(global, &this, &logs, &foreseen, &wanted)?;
         works.push(Work { target, this, plan });
     }
-    let artifacts = ask::artifacts(global, &works, &foreseen)?;
+    let shown = Shown {
+        works: &works,
+        artifacts: ask::artifacts(global, &works, &foreseen)?,
+        foreseen: &foreseen,
+    };
     if args.dry_run {
-        show(&works, &artifacts, |line| talk.prose(line));
-        to_json(&works, &artifacts, None, talk);
+        shown.tell(|line| talk.prose(line));
+        shown.to_json(None, talk);
         talk.prose("nothing was changed");
         return Ok(());
     }
@@ -108,15 +124,15 @@ pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
         works.iter().partition(|work| !work.plan.is_empty());
     if changing.is_empty() {
         finish_what_was_cut_short(global, &settled, &keys, talk)?;
-        to_json(&works, &artifacts, None, talk);
+        shown.to_json(None, talk);
         talk.prose("every boot that can be started is approved already");
         return told(&works);
     }
     // Before it is approved it is talk, also for those who only want the data.
-    show(&works, &artifacts, |line| talk.remark(line));
-    let approval = match ask::approve(global, args, &changing, &artifacts) {
+    shown.tell(|line| talk.remark(line));
+    let approval = match ask::approve(global, args, &changing, &shown.artifacts) {
         Err(error) => {
-            changing.iter().for_each(|work| work.refused(global, &artifacts, &error, talk));
+            changing.iter().for_each(|work| work.refused(global, &shown, &error, talk));
             return Err(error.into());
         }
         Ok(approval) => approval,
@@ -126,13 +142,13 @@ pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
     }
     finish_what_was_cut_short(global, &settled, &keys, talk)?;
     for work in changing {
-        let approved = Approving { global, args, work, artifacts: &artifacts, approval, talk };
+        let approved = Approving { global, args, work, shown: &shown, approval, talk };
         match keys.header(&work.target, &work.this) {
             Some(header) => approved.sign(&header)?,
             None => literal::seal(&approved, &tpm)?,
         }
     }
-    to_json(&works, &artifacts, Some(approval), talk);
+    shown.to_json(Some(approval), talk);
     told(&works)
 }
 
@@ -141,25 +157,6 @@ fn told(works: &[Work]) -> Done {
     match works.iter().find_map(|work| work.plan.default_is_unforeseen()) {
         Some(error) => Err(error.clone().into()),
         None => Ok(()),
-    }
-}
-
-fn show(works: &[Work], artifacts: &Artifacts, say: impl Fn(&str)) {
-    for work in works {
-        say(&format!("{} ({})", work.target.device.display(), work.target.uuid));
-        work.plan.to_string().lines().for_each(&say);
-    }
-    artifacts.lines().iter().for_each(|line| say(line));
-}
-
-/// The plan, and how it was approved, where it was.
-fn to_json(works: &[Work], artifacts: &Artifacts, approval: Option<Approval>, talk: Talk) {
-    if talk.json {
-        let volumes: Vec<Value> = works.iter().map(Work::to_json).collect();
-        talk.object(&json!({
-            "volumes": volumes, "artifacts": artifacts.to_json(),
-            "approved_by": approval.map(Approval::name),
-        }));
     }
 }
 
@@ -185,16 +182,6 @@ fn finish_what_was_cut_short(
 }
 
 impl Work {
-    fn to_json(&self) -> Value {
-        let mut object = self.plan.to_json();
-        if let Some(object) = object.as_object_mut() {
-            object.insert("uuid".into(), self.target.uuid.as_str().into());
-            object.insert("device".into(), self.target.device.to_string_lossy().into());
-            object.insert("policy".into(), self.policy().into());
-        }
-        object
-    }
-
     fn policy(&self) -> &'static str {
         if self.target.volume.authority.is_some() { "authority" } else { "pcr" }
     }
@@ -205,21 +192,22 @@ impl Work {
     }
 
     /// The plan as the journal tells it.
-    fn on_record(&self, artifacts: &Artifacts, how: &str) -> Value {
+    fn on_record(&self, shown: &Shown<'_>, how: &str) -> Value {
         let mut body = self.plan.to_json();
         shorten(&mut body);
         if let Some(body) = body.as_object_mut() {
             body.insert("how".into(), how.into());
-            body.insert("artifacts".into(), artifacts.to_json());
+            body.insert("artifacts".into(), shown.artifacts.to_json());
+            body.insert("variables".into(), shown.variables());
             body.insert("policy".into(), self.policy().into());
         }
         body
     }
 
     /// Puts on record what was shown and not approved. Each update calls for it: once is enough.
-    fn refused(&self, global: &Global, artifacts: &Artifacts, error: &Error, talk: Talk) {
+    fn refused(&self, global: &Global, shown: &Shown<'_>, error: &Error, talk: Talk) {
         let Some(keeper) = self.keeper(global, talk) else { return };
-        let body = self.on_record(artifacts, "refused");
+        let body = self.on_record(shown, "refused");
         if keeper.is_last_of_kind(&Kind::Plan, &body) {
             return;
         }

@@ -4,9 +4,10 @@ use serde_json::json;
 use vmseal::Error;
 use vmseal::luks::Device;
 use vmseal::measurement::diff::Expected;
-use vmseal::reseal::{Approved, Artifacts, Kind, Plan, Store, VolumeState};
+use vmseal::reseal::{Approved, Kind, Plan, Store, VolumeState};
 
 use super::ask::Approval;
+use super::shown::Shown;
 use super::{Events, Header, Work};
 use crate::cli::{Global, Reseal};
 use crate::commands::keeper::{Announced, Keeper};
@@ -17,7 +18,7 @@ pub struct Approving<'a> {
     pub global: &'a Global,
     pub args: &'a Reseal,
     pub work: &'a Work,
-    pub artifacts: &'a Artifacts,
+    pub shown: &'a Shown<'a>,
     pub approval: Approval,
     pub talk: Talk,
 }
@@ -36,7 +37,7 @@ impl Approving<'_> {
             let mut entry = Approved::new(policy, new.next.plan.values.clone(), generation);
             entry.keyslot = Some(keyslot);
             entry.entry = Some(boot.entry.clone());
-            entry.artifacts = self.artifacts.of(new);
+            entry.artifacts = self.shown.artifacts.of(new);
             entry
         };
         self.work.plan.new_boots().map(entry).collect()
@@ -51,7 +52,7 @@ impl Approving<'_> {
         change(&mut then, &entries, &plan.retired);
         header.check(&device, &then)?;
         keep_events(self.global, plan, &entries)?;
-        let body = self.work.on_record(self.artifacts, self.approval.name());
+        let body = self.work.on_record(self.shown, self.approval.name());
         let keeper = self.keeper();
         let announced = keeper.as_ref().map(|keeper| {
             keeper.announce(Kind::Approval, body, |volume| change(volume, &entries, &plan.retired))

@@ -154,6 +154,7 @@ impl Target {
             logs,
             cmdline: cmdline.as_deref(),
             prediction: &foreseen.prediction,
+            before: foreseen.before.as_ref(),
         };
         Plan::of(&situation, wanted)
     }

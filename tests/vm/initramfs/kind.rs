@@ -9,7 +9,7 @@ use testkit::machine::project;
 
 use crate::machine::{Machine, UKI};
 use crate::rig::{self, folder_of};
-use crate::workshop::{UkiParts, join_uki, part, script, text};
+use crate::workshop::{UkiParts, join_uki, part, script, sign_image, text};
 
 /// The LUKS2 volume of the root. Its name in crypttab is `root`.
 pub const VOLUME_UUID: &str = "c0000000-0002-4000-8000-000000000002";
@@ -30,6 +30,8 @@ pub enum Loader {
     Grub { parts: &'static str, tree: &'static str, secure: bool },
     /// The firmware starts a unified kernel image.
     Uki,
+    /// The same under Secure Boot, with Debian's test key as the only one in PK, KEK and db.
+    SignedUki,
     /// QEMU's `-kernel`.
     Kernel,
 }
@@ -111,6 +113,8 @@ pub const INITRAMFS_GRUB: Kind = Kind {
 pub const INITRAMFS_KERNEL: Kind = Kind { loader: Loader::Kernel, ..INITRAMFS_GRUB };
 /// Debian 13, dracut, a unified kernel image.
 pub const DRACUT_UKI: Kind = Kind { generator: "dracut", loader: Loader::Uki, ..INITRAMFS_GRUB };
+/// Debian 13, initramfs-tools, a unified kernel image under Secure Boot.
+pub const INITRAMFS_SIGNED_UKI: Kind = Kind { loader: Loader::SignedUki, ..INITRAMFS_GRUB };
 /// Debian 13, dracut, GRUB 2.12.
 pub const DRACUT_GRUB: Kind = Kind { loader: GRUB_13, ..DRACUT_UKI };
 /// Debian 13, dracut, the kernel given by the host.
@@ -172,11 +176,18 @@ impl Kind {
                 let setting = format!("GRUB_CMDLINE_LINUX=\"console=ttyS0{}\"", self.words());
                 script("update-grub", &[tree, text(&boot), &setting]);
             }
-            Loader::Uki => {
+            Loader::Uki | Loader::SignedUki => {
                 let command_line = &self.command_line();
                 let (kernel, initrd) = (&kernel, &initrd);
                 let parts = UkiParts { kernel, initrd, release, command_line };
+                if self.loader == Loader::SignedUki {
+                    machine = machine.with_secure_boot("secure-vars.fd");
+                }
                 join_uki(&parts, &machine.path(UKI));
+                if self.loader == Loader::SignedUki {
+                    let part = |name| machine.firmware_part(name);
+                    sign_image(&machine.uki(), &part("snakeoil.key"), &part("snakeoil.pem"));
+                }
             }
             Loader::Kernel => {
                 machine.put("kernel", &kernel);

@@ -17,6 +17,7 @@ mod side_by_side;
 mod stock;
 mod story;
 mod updates;
+mod variables;
 mod volumes;
 
 use installed::{Installed, LOGIN, PROMPT};

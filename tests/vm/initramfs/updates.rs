@@ -14,7 +14,7 @@ const IDENTITY: &str = "echo 0123456789abcdef0123456789abcdef >/etc/machine-id";
 /// What a generator would write, as far as the kernel and the firmware see.
 const UPDATE: &str = "for f in /boot/initrd.img-*; do cp $f /tmp/i; printf 'an update\\000\\000\\000' >>/tmp/i; cp /tmp/i $f; done";
 
-fn enroll() -> String {
+pub fn enroll() -> String {
     format!(
         "vmseal enroll /dev/disk/by-uuid/{VOLUME_UUID} --policy authority --unlock-key-file /passphrase"
     )
@@ -34,6 +34,7 @@ pub fn enrolled(kind: Kind) -> Installed {
     installed
 }
 
+/// A boot in which nobody types.
 pub fn opens<'a>(installed: &'a Installed, boot: &Boot) -> Console<'a> {
     let mut console = installed.boot(boot);
     assert_eq!(console.either(PROMPT, LOGIN), LOGIN);

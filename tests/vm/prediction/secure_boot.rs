@@ -1,25 +1,16 @@
 //! A signed unified kernel image under Secure Boot.
 
 use super::{Base, COMMAND_LINE, Machine};
-use crate::workshop::{Kernel, NEWER, OLDER, in_trixie, part, text};
+use crate::workshop::{Kernel, NEWER, OLDER, in_trixie, part, sign_image, text};
 
 static BASE: Base = Base::of(|| signed(NEWER));
 
 /// With Debian's test key as the only one in PK, KEK and db.
 fn signed(kernel: Kernel) -> Machine {
     let machine = Machine::with_uki(kernel, COMMAND_LINE).with_secure_boot("secure-vars.fd");
-    let (key, uki) = (machine.firmware_part("snakeoil.key"), machine.uki());
-    let certificate = machine.firmware_part("snakeoil.pem");
-    in_trixie(&[
-        "sbsign",
-        "--key",
-        text(&key),
-        "--cert",
-        text(&certificate),
-        "--output",
-        text(&uki),
-        text(&uki),
-    ]);
+    let [key, certificate] =
+        ["snakeoil.key", "snakeoil.pem"].map(|part| machine.firmware_part(part));
+    sign_image(&machine.uki(), &key, &certificate);
     machine
 }
 
