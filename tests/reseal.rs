@@ -65,6 +65,30 @@ fn an_approved_update_opens_and_the_boot_before_it_until_it_has_proved_itself() 
     }
 }
 
+/// As where `/boot` is mounted after the service has started.
+#[test]
+fn without_the_files_of_this_boot_no_other_boot_is_withdrawn() {
+    for case in [SDBOOT, GRUB] {
+        let mut guest = enrolled(case);
+        update_initrd(&guest);
+        reseal(&guest, "reseal", &["--yes"]).ok();
+        guest.reboot();
+        assert!(guest.boot_step(), "{case:?}");
+        let before = entries(&guest).len();
+        let mount = guest.path(guest.initrd.split('/').next().unwrap());
+        let aside = mount.with_extension("aside");
+        fs::rename(&mount, &aside).unwrap();
+        fs::create_dir(&mount).unwrap();
+        let said = reseal(&guest, "confirm", &["--json"]).ok().json();
+        assert_eq!(said["volumes"][0]["retired"], json!([]), "{case:?}");
+        assert_eq!(entries(&guest).len(), before, "{case:?}");
+        fs::remove_dir(&mount).unwrap();
+        fs::rename(&aside, &mount).unwrap();
+        let said = reseal(&guest, "confirm", &["--json"]).ok().json();
+        assert_eq!(said["volumes"][0]["retired"].as_array().unwrap().len(), 1, "{said}");
+    }
+}
+
 #[test]
 fn what_nobody_vouches_for_is_not_approved_with_nobody_asked() {
     let guest = Guest::approved(SDBOOT);

@@ -141,13 +141,22 @@ impl fmt::Display for ChangedEvent {
             (None, Some((new, to))) => write!(f, "{new}: new, {to}"),
             (Some((old, from)), None) => write!(f, "{old} {from}: gone"),
             (None, None) => Ok(()),
+        }?;
+        let files: Vec<String> = self.files.iter().map(|path| printable(path, SHOWN)).collect();
+        match files.is_empty() {
+            true => Ok(()),
+            false => write!(f, ", from {}", files.join(" and ")),
         }
     }
 }
 
 fn words(note: &Note) -> String {
     match note.shown(SHOWN) {
-        text if text.is_empty() => note.role.name().to_owned(),
+        text if text.is_empty() => match note.role {
+            // Whence it came in memory says nothing to who installed it.
+            Role::MemoryKernel | Role::HostKernel => "kernel".to_owned(),
+            role => role.name().to_owned(),
+        },
         text if matches!(note.role, Role::CommandLine | Role::LoadOptions) => {
             format!("command line {text}")
         }
@@ -260,6 +269,22 @@ mod tests {
         assert!(!same("ro", "ro initrd=/evil"));
         assert!(is_same_command_line("linux /vmlinuz-1 ro", "linux /vmlinuz-2 ro", 2));
         assert!(!is_same_command_line("linux /vmlinuz-1 ro", "linux /vmlinuz-2 rw", 2));
+    }
+
+    #[test]
+    fn a_change_is_told_with_the_file_that_it_is_from() {
+        let note = Note { role: Role::MemoryKernel, ..Note::unknown(PcrIndex::LATCH, &[1; 4]) };
+        let mut change = ChangedEvent {
+            pcr: note.pcr,
+            kind: Some(ChangeKind::Kernel),
+            follows: false,
+            old: Some((words(&note), "01".to_owned())),
+            new: Some((words(&note), "02".to_owned())),
+            files: vec![],
+        };
+        assert_eq!(change.to_string(), "PCR 15 kernel: 01 -> 02");
+        change.files = vec!["/vmlinuz-2".to_owned(), "/a\x1b".to_owned()];
+        assert_eq!(change.to_string(), r"PCR 15 kernel: 01 -> 02, from /vmlinuz-2 and /a\u{1b}");
     }
 
     #[test]

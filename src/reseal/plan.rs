@@ -281,6 +281,11 @@ impl Situation<'_> {
             name && matches!(boot.outlook, Outlook::Unforeseen(_))
         };
         let is_told = |entry: &Approved| !boots.iter().any(|boot| may_be(boot, entry));
+        // Other files than the loader's, such as those below a mount point, tell nothing of it.
+        let are_loader_s = match wanted.retire {
+            true => stays(&self.this.values),
+            false => boots.iter().any(|boot| boot.values().is_some()),
+        };
         // What is sealed in another way has a keyslot of its own, which is not looked after here.
         let is_of_plan = |entry: &Approved| {
             let plan = enroll::Plan { values: entry.values.clone(), ..self.this.clone() };
@@ -292,7 +297,8 @@ impl Situation<'_> {
         let is_gone = |entry: &&Approved| {
             let runs = entry.values == self.this.values;
             // What has opened before may be wanted again, until a boot after it was good.
-            let gone = is_told(entry)
+            let gone = are_loader_s
+                && is_told(entry)
                 && !runs
                 && !waits(entry)
                 && (wanted.retire || entry.standing != Standing::Confirmed);
@@ -335,6 +341,17 @@ impl<'a> CommandLine<'a> {
             (Self::Section(a), Self::Section(b)) => a.starts_with(b) || b.starts_with(a),
             (Self::Unknown, Self::Unknown) => true,
             _ => false,
+        }
+    }
+}
+
+impl BootPlan {
+    /// What it measures, where it is approved or to be.
+    fn values(&self) -> Option<&PcrValues> {
+        match &self.outlook {
+            Outlook::Approved { values, .. } => Some(values),
+            Outlook::New(new) => Some(&new.next.plan.values),
+            Outlook::OtherCommandLine | Outlook::Narrowed | Outlook::Unforeseen(_) => None,
         }
     }
 }

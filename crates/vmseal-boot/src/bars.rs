@@ -51,7 +51,7 @@ pub fn gate(args: &Args, machine: &Machine) -> Exit {
     });
     if barred.count() > 0 {
         say(advice(Exit::NotPinned));
-        show(advice(Exit::NotPinned));
+        show(&advice(Exit::NotPinned));
         return Exit::NotPinned;
     }
     Exit::Done

@@ -165,7 +165,7 @@ impl<'a> Pass<'a> {
         });
         if let Some(exit) = worst {
             say(advice(exit));
-            show(advice(exit));
+            show(&advice(exit));
         }
     }
 
