@@ -69,8 +69,8 @@ fn an_approved_update_opens_and_the_boot_before_it_until_it_has_proved_itself() 
 #[test]
 fn without_the_files_of_this_boot_no_other_boot_is_withdrawn() {
     for case in [SDBOOT, GRUB] {
-        let mut guest = enrolled(case);
-        update_initrd(&guest);
+        let mut guest = Guest::approved(case);
+        guest.update_initrd();
         reseal(&guest, "reseal", &["--yes"]).ok();
         guest.reboot();
         assert!(guest.boot_step(), "{case:?}");

@@ -114,7 +114,7 @@ fn a_tpm_in_lockout_is_no_hindrance() {
 /// The chain gives the order, not the clock.
 #[test]
 fn a_wrong_clock_is_no_hindrance() {
-    for time in ["1970-01-01 00:00:07", "2105-12-31 23:59:59"] {
+    for time in ["1970-01-01 00:00:07", "2105-06-15 12:00:00"] {
         let mut guest = updated();
         let command = guest.command(&RESEAL);
         let mut faketime = Command::new("faketime");
