@@ -107,7 +107,7 @@ fn power_is_cut(only: impl Fn(usize) -> bool) {
 
 #[test]
 fn power_lost_while_a_boot_is_approved_or_withdrawn_locks_nobody_out() {
-    power_is_cut(|number| number % 9 == 4);
+    power_is_cut(|number| number % 11 == 5);
 }
 
 #[test]
