@@ -200,7 +200,9 @@ pub fn hint(error: &Error) -> Option<&'static str> {
 
 fn authority_hint(error: &AuthorityError) -> &'static str {
     match error {
-        AuthorityError::Missing { .. } => "make the key: vmseal authority init",
+        AuthorityError::Missing { .. } => {
+            "make the key: vmseal authority init, for a template: vmseal authority init NAME"
+        }
         AuthorityError::Exists { .. } => {
             "vmseal authority show tells of it, vmseal authority rotate replaces it"
         }
@@ -211,6 +213,12 @@ fn authority_hint(error: &AuthorityError) -> &'static str {
             "if nobody else can have read it: chmod 600; else: vmseal authority rotate"
         }
         AuthorityError::Foreign { .. } => "run: vmseal authority rotate",
+        AuthorityError::OfAnother { .. } => {
+            "each template has a key of its own: vmseal authority init NAME"
+        }
+        AuthorityError::Name { .. } => {
+            "a name has at most 64 letters, digits, dots, dashes and underscores"
+        }
         AuthorityError::NoMachineId { .. } => {
             "a machine gets its ID at its first boot, or by: systemd-machine-id-setup"
         }
