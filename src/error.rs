@@ -14,6 +14,8 @@ use crate::luks::{LuksError, PinMismatch, PinsError, Unpinnable};
 use crate::measurement::{EventLogError, PcrBank, PcrError, PcrIndex, UserspaceLogError};
 use crate::prediction::NotReproduced;
 use crate::reseal::StoreError;
+#[cfg(feature = "cli")]
+use crate::template::TemplateError;
 use crate::token::TokenError;
 use crate::tpm::{Lockout, TpmError};
 
@@ -92,6 +94,18 @@ pub enum Error {
     /// This machine's own authority.
     #[cfg(feature = "cli")]
     Authority(AuthorityError),
+    /// A template of machines, or what belongs to it.
+    #[cfg(feature = "cli")]
+    Template(TemplateError),
+    /// Machines of a template will not open, or not however they may be started.
+    NotCoveredVms {
+        /// How many.
+        count: usize,
+        /// The first one's name.
+        first: String,
+        /// Why.
+        why: String,
+    },
     /// A PIN is needed, and could not be had.
     PinNeeded {
         /// Why not.
@@ -298,13 +312,15 @@ impl Error {
             Self::Unapproved { .. } => Exit::NoSignature,
             Self::PinNeeded { .. } | Self::WrongPin { .. } => Exit::Pin,
             Self::PcrMismatch { .. } | Self::LogDisagrees { .. } => Exit::PcrMismatch,
-            Self::NotApproved { .. } | Self::ChangedSince { .. } => Exit::NotApproved,
+            Self::NotApproved { .. } | Self::ChangedSince { .. } | Self::NotCoveredVms { .. } => {
+                Exit::NotApproved
+            }
             Self::Pcrs(_)
             | Self::BadSet { .. }
             | Self::BadQemu { .. }
             | Self::NoSuchEntry { .. } => Exit::Usage,
             #[cfg(feature = "cli")]
-            Self::Authority(_) => Exit::Refused,
+            Self::Authority(_) | Self::Template(_) => Exit::Refused,
             Self::Luks(_)
             | Self::Pins(_)
             | Self::Store(_)
@@ -371,4 +387,4 @@ macro_rules! from {
 from!(TpmError => Tpm, LuksError => Luks, PinsError => Pins, StoreError => Store, PinMismatch => NotPinned,
       Unpinnable => Unpinnable, PcrError => Pcrs);
 #[cfg(feature = "cli")]
-from!(AuthorityError => Authority);
+from!(AuthorityError => Authority, TemplateError => Template);

@@ -92,28 +92,59 @@ impl Keeper {
         body: Value,
         change: impl FnOnce(&mut VolumeState),
     ) -> Result<JournalHead, StoreError> {
-        let body = body.as_object().cloned().unwrap_or_default();
-        let mut locked = self.store.lock()?;
-        let State { volumes, .. } = &mut locked.state;
-        if volumes.len() >= State::MAX_VOLUMES {
-            // A volume that nothing is approved for needs no place.
-            volumes.retain(|uuid, volume| *uuid == self.uuid || !volume.entries.is_empty());
-        }
-        change(volumes.entry(self.uuid.clone()).or_default());
-        // A clock before 1970 is 1970: the chain gives the order, not the time.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let draft = Draft { kind, time: rfc3339(now.as_secs()), body };
-        let (head, found) = locked.append(&draft, None)?;
-        if let Some(found) = found {
-            self.talk.remark(format_args!(
-                "WARNING: the journal was not whole, and now says so: {found}"
-            ));
-            tell_syslog(&self.root, &format!("the journal was not whole: {found}"));
-        }
-        let told = summary(&draft.kind, &draft.body);
-        tell_syslog(&self.root, &format!("journal line {}: {} {told}", head.seq, draft.kind));
-        Ok(head)
+        append(&self.store, &self.root, self.talk, kind, body, |state| {
+            let State { volumes, .. } = state;
+            if volumes.len() >= State::MAX_VOLUMES {
+                // A volume that nothing is approved for needs no place.
+                volumes.retain(|uuid, volume| *uuid == self.uuid || !volume.entries.is_empty());
+            }
+            change(volumes.entry(self.uuid.clone()).or_default());
+        })
     }
+}
+
+/// Adds a line to a journal, and writes the state with what `change` makes of it.
+fn append(
+    store: &Store,
+    root: &Path,
+    talk: Talk,
+    kind: Kind,
+    body: Value,
+    change: impl FnOnce(&mut State),
+) -> Result<JournalHead, StoreError> {
+    let body = body.as_object().cloned().unwrap_or_default();
+    let mut locked = store.lock()?;
+    change(&mut locked.state);
+    // A clock before 1970 is 1970: the chain gives the order, not the time.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let draft = Draft { kind, time: rfc3339(now.as_secs()), body };
+    let (head, found) = locked.append(&draft, None)?;
+    if let Some(found) = found {
+        talk.remark(format_args!("WARNING: the journal was not whole, and now says so: {found}"));
+        tell_syslog(root, &format!("the journal was not whole: {found}"));
+    }
+    let told = summary(&draft.kind, &draft.body);
+    tell_syslog(root, &format!("journal line {}: {} {told}", head.seq, draft.kind));
+    Ok(head)
+}
+
+/// Writes down what is about to be done, or was done, for a template of machines.
+///
+/// # Errors
+/// [`Error::Store`]: then it must not be done.
+pub fn note_template(
+    global: &Global,
+    kind: Kind,
+    template: &str,
+    body: Value,
+    talk: Talk,
+) -> Result<JournalHead, Error> {
+    let mut about = json!({ "by": who(), "template": template });
+    if let (Some(about), Value::Object(body)) = (about.as_object_mut(), body) {
+        about.extend(body);
+    }
+    let store = Store::below(&global.root);
+    Ok(append(&store, &global.root, talk, kind, about, |_| ())?)
 }
 
 impl Announced<'_> {
@@ -172,7 +203,10 @@ pub fn summary(kind: &Kind, body: &Map<String, Value>) -> String {
             words.extend(value("found").map(|found| format!("it was not whole: {found}")))
         }
         Kind::Refusal => words.extend(text("cause")),
-        _ => words.extend(text("device").or_else(|| text("volume"))),
+        _ => {
+            let template = || text("template").map(|name| format!("template {name}"));
+            words.extend(text("device").or_else(|| text("volume")).or_else(template));
+        }
     }
     for name in ["policy", "keyslot", "keyslots", "token", "tokens", "proven", "of"] {
         words.extend(value(name).map(|value| format!("{name} {value}")));

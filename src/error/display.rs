@@ -31,6 +31,8 @@ impl fmt::Display for Error {
             }
             #[cfg(feature = "cli")]
             Self::Authority(error) => error.fmt(f),
+            #[cfg(feature = "cli")]
+            Self::Template(error) => error.fmt(f),
             Self::AuthorityKey { path, cause } => write!(f, "{}: {cause}", path.display()),
             Self::PinNeeded { cause } => write!(f, "a PIN is needed: {cause}"),
             Self::WrongPin { lockout: None, .. } => f.write_str("the PIN is wrong"),
@@ -132,6 +134,13 @@ impl fmt::Display for Error {
                 shown.enumerate().try_for_each(|(index, reason)| {
                     write!(f, "{} {reason}", if index == 0 { ":" } else { ";" })
                 })
+            }
+            Self::NotCoveredVms { count, first, why } => {
+                let (first, why) = (printable(first, 64), printable(why, 200));
+                match count {
+                    1 => write!(f, "{first} is not covered: {why}"),
+                    _ => write!(f, "{count} machines are not covered, {first} among them: {why}"),
+                }
             }
             Self::ChangedSince { path } => {
                 write!(

@@ -4,7 +4,10 @@
 mod ask;
 mod header;
 mod literal;
+mod signing;
 mod target;
+mod template;
+mod template_account;
 
 pub use header::{Events, Header};
 pub use target::Target;
@@ -72,6 +75,9 @@ struct Work {
 
 /// Plans, shows, has it approved, applies.
 pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
+    if args.all || !args.template.is_empty() {
+        return template::run(global, args, talk);
+    }
     let store = Store::below(&global.root);
     // Where there is nothing to do, nothing is made to lock.
     if store.read().map_err(Error::from)?.state.volumes.is_empty() {
