@@ -10,12 +10,18 @@
 )]
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
 use tempfile::TempDir;
 use testkit::virtual_boot::{fixture_folder, log_before};
 use testkit::{Machine, Ran, Swtpm, run};
+use vmseal::measurement::{EventLog, PcrBank};
+use vmseal::prediction::{
+    Base, DigestTable, KnownFiles, LoaderVariables, Next, Spelled, pcr_9_with, predict,
+};
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
 /// Boots of one machine: as it was, with another kernel, with another command line.
@@ -272,4 +278,81 @@ fn what_a_host_is_not_told_well_is_refused_before_anything_is_signed() {
     ] {
         host.reseal(arguments).code(2);
     }
+}
+
+/// For many machines only PCR 9 is computed anew: it must be what a boot with that command line
+/// measures.
+#[test]
+fn another_command_line_is_what_such_a_boot_measured() {
+    let file = |boot: &str, name: &str| fs::read(fixture_folder(boot).join(name)).unwrap();
+    let log = EventLog::parse(&file(BASE, "log.bin")).unwrap();
+    let known = KnownFiles::parse(&file(BASE, "artifacts.json")).unwrap();
+    let table = known.files().iter().map(|(path, known)| (Spelled::parse(path), known.clone()));
+    let files = DigestTable::listed(table);
+    let line = |boot| String::from_utf8(file(boot, "inputs/append")).unwrap().trim().to_owned();
+    let next = Next {
+        files: &files,
+        trees: &files,
+        cmdline: Some(line(BASE)),
+        loader: LoaderVariables::default(),
+        sections: vec![],
+        machine: vmseal::prediction::Machine::default(),
+    };
+    let base = Base { log: &log, early: None, files: None };
+    let entry = predict(&base, &next).unwrap().entries.remove(0);
+    for boot in [BASE, CMDLINE] {
+        let pcrs: Value = serde_json::from_slice(&file(boot, "pcrs.json")).unwrap();
+        let told = pcr_9_with(&entry, PcrBank::Sha256, &line(boot)).unwrap();
+        assert_eq!(pcrs["sha256"]["9"], told.to_string(), "{boot}");
+    }
+    // QEMU takes the video mode out of it: more than its digest may depend on it.
+    assert_eq!(pcr_9_with(&entry, PcrBank::Sha256, "ro vga=ask"), None);
+}
+
+/// Seconds of processor time, and KiB at most, of a run.
+fn measured(host: &Host, arguments: &[&str]) -> (f64, u64) {
+    let account = host.path("account");
+    let mut command = Command::new("/usr/bin/time");
+    command.args(["--format", "%U %S %M", "--output"]).arg(&account).arg(VMSEAL).args(arguments);
+    run(command.arg("--root").arg(host.path("root"))).ok();
+    let account = fs::read_to_string(&account).unwrap();
+    let numbers: Vec<f64> = account.split_whitespace().map(|it| it.parse().unwrap()).collect();
+    (numbers[0] + numbers[1], numbers[2] as u64)
+}
+
+/// `seconds` of processor time are allowed in a release build, more where nothing is optimized.
+#[track_caller]
+fn many_machines(templates: usize, machines: usize, seconds: f64) {
+    let host = Host::new();
+    let vms: String = (0..machines)
+        .map(|vm| {
+            let id = format!("systemd.machine_id={vm:032x}");
+            format!("[[vm]]\nname = \"vm{vm}\"\ncmdline = \"{id}\"\n")
+        })
+        .collect();
+    for number in 0..templates {
+        let name = format!("t{number}");
+        host.authority(&name);
+        host.template(&name, BASE, "", &vms);
+    }
+    let (took, peak) = measured(&host, &["reseal", "--all", "--yes", "--quiet"]);
+    let (idle, _) = measured(&host, &["reseal", "--all", "--quiet"]);
+    let said =
+        format!("{templates} x {machines}: {took:.2} s, {peak} KiB; nothing new: {idle:.2} s");
+    let _ = writeln!(std::io::stderr(), "{said}");
+    assert_eq!(fs::read_dir(host.delivery("t0")).unwrap().count(), machines);
+    let allowed = if cfg!(debug_assertions) { seconds * 5.0 } else { seconds };
+    assert!(took <= allowed && idle <= allowed, "{took} s and {idle} s, at most {allowed} s");
+    assert!(peak < 300 << 10, "{peak} KiB");
+}
+
+#[test]
+fn a_thousand_machines_are_signed_for_in_seconds() {
+    many_machines(1, 1_000, 2.0);
+}
+
+#[test]
+#[ignore = "a minute in a debug build"]
+fn ten_thousand_machines_of_twenty_templates() {
+    many_machines(20, 500, 20.0);
 }

@@ -12,9 +12,11 @@ use crate::boot::BootLogs;
 use crate::enroll::{self, Chosen, Unforeseen};
 use crate::error::Error;
 use crate::measurement::diff::Note;
-use crate::measurement::{PcrValues, UserspaceLog};
+use crate::measurement::{PcrIndex, PcrValues, UserspaceLog};
 use crate::policy::{AuthorityKey, Authorization, PolicyDigest};
-use crate::prediction::{Base, EntryPrediction, LoaderVariables, Machine, Next, predict_with};
+use crate::prediction::{
+    Base, EntryPrediction, LoaderVariables, Machine, Next, pcr_9_with, predict_with,
+};
 
 /// Memory and processors of a machine, where they are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -141,6 +143,30 @@ impl<'a> Forecaster<'a> {
             return Err(unforeseen("the signed PCRs"));
         };
         Ok(Forecast { values: boot.plan.values, approved, authorization, notes: boot.notes, entry })
+    }
+
+    /// What is to be signed for a boot that differs from `forecast` in nothing but the command line.
+    ///
+    /// # Errors
+    /// As [`Forecaster::of`].
+    pub fn reworded(
+        &self,
+        forecast: &Forecast,
+        cmdline: &str,
+        kind: MachineKind,
+    ) -> Result<PolicyDigest, Error> {
+        let bank = forecast.values.bank();
+        let quick = pcr_9_with(&forecast.entry, bank, cmdline).and_then(|value| {
+            let known = |pcr| match pcr == PcrIndex::KERNEL_INITRD {
+                true => Some(value),
+                false => forecast.values.get(pcr).copied(),
+            };
+            forecast.authorization.approved(|_, pcr| known(pcr))
+        });
+        match quick {
+            Some(approved) => Ok(approved),
+            None => self.of(cmdline, kind).map(|forecast| forecast.approved),
+        }
     }
 
     /// The reference of the very machine, else one of as much memory, else the first.

@@ -111,35 +111,45 @@ impl Plan {
             .iter()
             .flat_map(|vm| sizes(vm).map(|(memory, cpus)| MachineKind { memory, cpus }))
             .collect();
+        let mut forecasts = BTreeMap::new();
         for kind in kinds {
-            // Why not is told of each machine that is of this kind.
-            if let Ok(forecast) = forecaster.of(&template.cmdline(""), kind) {
+            let forecast = forecaster.of(&template.cmdline(""), kind);
+            if let Ok(forecast) = &forecast {
                 plan.add_shape(kind, forecast, account);
             }
+            let indexed = |forecast: Forecast| (plan.index_of(&forecast.authorization), forecast);
+            forecasts.insert(kind, forecast.map(indexed));
         }
-        let mut known = BTreeMap::new();
         for vm in machines {
             let mut boots: Vec<(PolicyDigest, usize, bool)> = vec![];
-            let mut open = vec![];
-            if let Some(word) = template.stranger(&vm) {
-                let word = printable(word, 80);
-                open.push(format!("{word} is no word that a machine may have of its own"));
-            }
+            let stranger = template.stranger(&vm).map(|word| printable(word, 80));
+            let mut open: Vec<_> = stranger
+                .iter()
+                .map(|word| format!("{word} is no word that a machine may have of its own"))
+                .collect();
             let kinds = sizes(&vm).map(|(memory, cpus)| MachineKind { memory, cpus });
-            for kind in kinds.filter(|_| open.is_empty()).collect::<Vec<_>>() {
-                // Machines without words of their own are many and alike.
-                let boot = known.entry((vm.cmdline.clone(), kind)).or_insert_with(|| {
-                    let forecast = forecaster.of(&template.cmdline(&vm.cmdline), kind);
-                    forecast.map(|forecast| plan.entry_of(forecast))
-                });
+            for kind in kinds.filter(|_| stranger.is_none()) {
+                let boot = match forecasts.get(&kind) {
+                    // What all machines have is forecast once.
+                    Some(Ok((index, forecast))) if vm.cmdline.is_empty() => {
+                        Ok((forecast.approved, *index))
+                    }
+                    Some(Ok((index, forecast))) => {
+                        let cmdline = template.cmdline(&vm.cmdline);
+                        let approved = forecaster.reworded(forecast, &cmdline, kind);
+                        approved.map(|approved| (approved, *index)).map_err(|it| it.to_string())
+                    }
+                    Some(Err(error)) => Err(error.to_string()),
+                    None => Err("it is not forecast".to_owned()),
+                };
                 match boot {
                     Ok((approved, index)) => {
-                        let is_new = !account.approves(&vm.name, approved);
-                        if !boots.iter().any(|(other, ..)| other == approved) {
-                            boots.push((*approved, *index, is_new));
+                        let is_new = !account.approves(&vm.name, &approved);
+                        if !boots.iter().any(|(other, ..)| *other == approved) {
+                            boots.push((approved, index, is_new));
                         }
                     }
-                    Err(error) => open.push(format!("with {kind}: {error}")),
+                    Err(why) => open.push(format!("with {kind}: {why}")),
                 }
             }
             let before = account.vms.get(&vm.name).map(|known| known.own.clone());
@@ -161,29 +171,27 @@ impl Plan {
         plan
     }
 
-    fn add_shape(&mut self, kind: MachineKind, forecast: Forecast, account: &Account) {
-        if let Some(same) = self.shapes.iter_mut().find(|shape| shape.values == forecast.values) {
+    fn add_shape(&mut self, kind: MachineKind, forecast: &Forecast, account: &Account) {
+        let Forecast { values, notes, entry, .. } = forecast;
+        if let Some(same) = self.shapes.iter_mut().find(|shape| shape.values == *values) {
             same.kinds.push(kind);
             return;
         }
-        let selection = forecast.values.selection();
-        let changed =
-            |notes: &[Note]| ChangedEvent::all(notes, &forecast.notes, &forecast.entry, &selection);
+        let selection = values.selection();
+        let changed = |known: &[Note]| ChangedEvent::all(known, notes, entry, &selection);
         let known = account.shapes.iter().filter(|shape| shape.bank == selection.bank);
         let nearest = known.map(|shape| changed(&shape.notes)).min_by_key(Vec::len);
         let changes = nearest.unwrap_or_else(|| changed(&[]));
-        let Forecast { values, notes, .. } = forecast;
+        let (values, notes) = (values.clone(), notes.clone());
         self.shapes.push(Shape { kinds: vec![kind], values, changes, notes });
     }
 
-    fn entry_of(&mut self, forecast: Forecast) -> (PolicyDigest, usize) {
-        let Forecast { approved, authorization, .. } = forecast;
-        let known = self.authorizations.iter().position(|known| *known == authorization);
-        let index = known.unwrap_or_else(|| {
-            self.authorizations.push(authorization);
+    fn index_of(&mut self, authorization: &Authorization) -> usize {
+        let known = self.authorizations.iter().position(|known| known == authorization);
+        known.unwrap_or_else(|| {
+            self.authorizations.push(authorization.clone());
             self.authorizations.len() - 1
-        });
-        (approved, index)
+        })
     }
 
     /// How many distinct boots are to be approved.

@@ -155,6 +155,12 @@ impl Guest {
                 add_disk(&mut qemu, disk, &file, "", "");
             }
         }
+        // What its host has approved, where that is so.
+        let policy = self.file("policy.json");
+        if policy.exists() {
+            let file = text(&policy);
+            qemu.arg("-fw_cfg").arg(format!("name=opt/org.vmseal/policy,file={file}"));
+        }
         add_disk(&mut qemu, "input", &self.file("input.tar"), ",readonly=on", "");
         add_disk(&mut qemu, "output", &self.file("output.tar"), "", "");
         Console::watch(self, qemu.spawn().unwrap(), tpm, limit)

@@ -9,12 +9,9 @@ use std::thread;
 
 use vmseal::Error;
 use vmseal::authority::AuthorityError;
+use vmseal::boot::Sources;
 use vmseal::policy::{PolicyDigest, Signatures, SigningKey, verified};
 use vmseal::template::{Account, Delivered, DeliveryKind, Plan, Template, TemplateError, VmPlan};
-
-/// Most bytes that QEMU's firmware configuration takes of one file of ours: `vmseal-boot` reads no
-/// more.
-const MAX_FW_CFG: usize = 64 << 10;
 
 /// The file of a machine.
 pub fn path_of(template: &Template, vm: &str) -> PathBuf {
@@ -70,8 +67,8 @@ pub fn outdated(
         }
         let path = path_of(template, &vm.name);
         let new = format!("{}\n", signatures.to_json());
-        if template.delivery.kind == DeliveryKind::FwCfg && new.len() > MAX_FW_CFG {
-            let (limit, found) = (MAX_FW_CFG, new.len());
+        if template.delivery.kind == DeliveryKind::FwCfg && new.len() > Sources::MAX_FW_CFG {
+            let (limit, found) = (Sources::MAX_FW_CFG, new.len());
             return Err(TemplateError::TooLarge { path, limit, found }.into());
         }
         if text.as_deref() != Some(new.as_bytes()) {
