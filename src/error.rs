@@ -16,6 +16,7 @@ use crate::prediction::NotReproduced;
 use crate::reseal::StoreError;
 #[cfg(feature = "cli")]
 use crate::sandbox::SandboxError;
+use crate::template::TemplateError;
 use crate::token::TokenError;
 use crate::tpm::{Lockout, TpmError};
 
@@ -106,6 +107,18 @@ pub enum Error {
     /// This machine's own authority.
     #[cfg(feature = "cli")]
     Authority(AuthorityError),
+    /// A template of machines, or what belongs to it.
+    #[cfg(feature = "cli")]
+    Template(TemplateError),
+    /// Machines of a template will not open, or not however they may be started.
+    NotCoveredVms {
+        /// How many.
+        count: usize,
+        /// The first one's name.
+        first: String,
+        /// Why.
+        why: String,
+    },
     /// A PIN is needed, and could not be had.
     PinNeeded {
         /// Why not.
@@ -317,7 +330,9 @@ impl Error {
             Self::Unapproved { .. } => Exit::NoSignature,
             Self::PinNeeded { .. } | Self::WrongPin { .. } => Exit::Pin,
             Self::PcrMismatch { .. } | Self::LogDisagrees { .. } => Exit::PcrMismatch,
-            Self::NotApproved { .. } | Self::ChangedSince { .. } => Exit::NotApproved,
+            Self::NotApproved { .. } | Self::ChangedSince { .. } | Self::NotCoveredVms { .. } => {
+                Exit::NotApproved
+            }
             Self::Pcrs(_)
             | Self::BadSet { .. }
             | Self::BadVariable { .. }
@@ -325,7 +340,7 @@ impl Error {
             | Self::NoSuchEntry { .. }
             | Self::NoAuthorityPublic => Exit::Usage,
             #[cfg(feature = "cli")]
-            Self::Authority(_) => Exit::Refused,
+            Self::Authority(_) | Self::Template(_) => Exit::Refused,
             Self::Luks(_)
             | Self::Pins(_)
             | Self::Store(_)
@@ -393,6 +408,4 @@ macro_rules! from {
 from!(TpmError => Tpm, LuksError => Luks, PinsError => Pins, StoreError => Store, PinMismatch => NotPinned,
       Unpinnable => Unpinnable, PcrError => Pcrs);
 #[cfg(feature = "cli")]
-from!(AuthorityError => Authority);
-#[cfg(feature = "cli")]
-from!(SandboxError => Sandbox);
+from!(AuthorityError => Authority, SandboxError => Sandbox, TemplateError => Template);

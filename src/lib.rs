@@ -9,6 +9,7 @@
 //! predict: EventLog + Artifacts → Prediction → PcrValues
 //! boot:    Header → Pin check → Token → policy session → SealedSecret → KeyslotPassphrase
 //!                 → VolumeKey → open volume → latch → gate
+//! host:    Template + reference EventLog + Artifacts → Prediction → Plan → signatures
 //! ```
 //!
 //! # Rooms
@@ -27,6 +28,7 @@
 //! | [`luks`] | LUKS2 header, pin, keyslots: the only room that names libcryptsetup | |
 //! | [`enroll`] | plan an enrolment, apply it, take it back; attach data volumes | |
 //! | [`reseal`] | what was approved on this machine: the state, the journal and whether it is whole; what may be | |
+//! | `template` | on a host: templates of machines, what these will measure, what was approved of it; not in `vmseal-boot` | but `store` |
 //! | `vouch` | who vouches for a boot file: a package, or this machine's hook; not in `vmseal-boot` | |
 //! | [`boot`] | which volumes; pin, choose, unseal, open, latch; the seal point; what was seen | |
 //! | `sandbox` | what a process gives up before it parses what others wrote; not in `vmseal-boot` | |
@@ -72,6 +74,8 @@ pub mod reseal;
 #[cfg(feature = "cli")]
 pub mod sandbox;
 pub mod secret;
+#[cfg(feature = "cli")]
+pub mod template;
 pub mod token;
 pub mod tpm;
 #[cfg(feature = "cli")]

@@ -31,7 +31,8 @@ mod uki;
 mod versions;
 
 pub use account::{Account, Fate, LOAD_OPTIONS};
-pub use compose::{NotReproduced, predict, uki_path};
+pub use compose::{NotReproduced, predict, predict_with, uki_path};
+pub use direct::pcr_9_with;
 pub use evidence::Evidence;
 pub use firmware::Machine;
 pub use known::KnownFiles;

@@ -201,3 +201,44 @@ fn files(folder: &PathBuf) -> Vec<PathBuf> {
     let paths = entries.map(|entry| entry.path());
     paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
+
+#[test]
+fn a_host_has_a_key_for_each_template_and_needs_no_tpm() {
+    let system = booted();
+    let host = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(VMSEAL);
+        command.arg("authority").args(arguments).args(["--tcti", "device:/no/tpm"]);
+        testkit::run(command.arg("--root").arg(system.machine.file("root")))
+    };
+    let made = host(&["init", "debian-13", "--json"]).ok().json();
+    let path = system.path("etc/vmseal/authorities/debian-13.pem");
+    assert_eq!(made["path"], path.to_str().unwrap());
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    let shown = host(&["show", "debian-13", "--json"]).ok().json();
+    assert_eq!((&shown["pkfp"], &shown["template"]), (&made["pkfp"], &"debian-13".into()));
+    assert_eq!(shown["encrypted"], true);
+    let exported = host(&["export", "debian-13"]).ok().stdout;
+    assert_eq!(exported, tool("openssl", &["pkey", "-pubout", "-in", path.to_str().unwrap()]));
+
+    host(&["init", "debian-13"]).refused(3).says("there is an authority key already");
+    host(&["show", "debian-12"]).refused(3).says("authority init NAME");
+    host(&["init", "../x"]).refused(3).says("no name of a template");
+
+    // One template's key is neither another's nor a machine's.
+    fs::copy(&path, system.path("etc/vmseal/authorities/debian-12.pem")).unwrap();
+    host(&["export", "debian-12"]).refused(3).says("the key of the template debian-13");
+    let key = path.to_str().unwrap();
+    system.authority(&["export", "--key", key]).refused(3).says("not of this machine");
+    system.authority(&["rotate", "--key", key]).refused(3).says("not of this machine");
+    system.authority(&["init"]).ok();
+    let own = system.key();
+    let ran = host(&["show", "debian-13", "--key", own.to_str().unwrap()]);
+    ran.refused(3).says("the key of the machine");
+
+    // Where it lies is the host's business, and told; an image of machines is no host.
+    system.put(ROOT_DEVICE, "CRYPT-VERITY-6a1c-root\n");
+    host(&["init", "plain"]).ok().says("not known to be on an encrypted file system");
+    assert_eq!(host(&["show", "plain", "--json"]).ok().json()["encrypted"], false);
+    system.put("etc/vmseal/template", "");
+    host(&["init", "more"]).refused(3).says("every machine made of it would have the key");
+}

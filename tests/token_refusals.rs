@@ -199,6 +199,15 @@ fn signatures_are_found_wherever_they_lie() {
         boot.unlock(&[]).ok();
         std::fs::write(&path, "{").unwrap();
     }
+    // Of what the host hands over no more is read than it would ever give.
+    let fw_cfg = root.join("sys/firmware/qemu_fw_cfg/by_name/opt/org.vmseal/policy/raw");
+    let text = good.to_string();
+    let long = |len: usize| text.clone() + &" ".repeat(len - text.len());
+    std::fs::write(&fw_cfg, long((64 << 10) + 1)).unwrap();
+    boot.unlock(&[]).refused(19);
+    std::fs::write(&fw_cfg, long(64 << 10)).unwrap();
+    boot.unlock(&[]).ok();
+    std::fs::remove_file(&fw_cfg).unwrap();
     let program = root.join("usr/bin/qubesdb-read");
     std::fs::create_dir_all(program.parent().unwrap()).unwrap();
     let qubesdb = |answer: &str| {

@@ -17,7 +17,8 @@ depends() {
 # called by dracut
 installkernel() {
     # The TPM that will be there is not always the one that is.
-    hostonly='' instmods '=drivers/char/tpm' dm_crypt
+    # A host of QEMU hands over its approvals by the last one.
+    hostonly='' instmods '=drivers/char/tpm' dm_crypt qemu_fw_cfg
 }
 
 # called by dracut

@@ -42,6 +42,20 @@ pub enum AuthorityError {
         /// What tells.
         other: Other,
     },
+    /// The key is for other boots than those it was asked for.
+    OfAnother {
+        /// The file.
+        path: PathBuf,
+        /// Whose boots.
+        expected: String,
+        /// Whose the file says.
+        found: String,
+    },
+    /// No name of a template.
+    Name {
+        /// What was given.
+        found: String,
+    },
     /// The machine has no identity to bind a key to.
     NoMachineId {
         /// The file that should tell.
@@ -105,6 +119,12 @@ impl fmt::Display for AuthorityError {
                     "the authority key {} is of another machine, by its {other}: this machine is a clone, or its TPM was replaced",
                     path.display()
                 )
+            }
+            Self::OfAnother { path, expected, found } => {
+                write!(f, "{} is the key of {found}, not of {expected}", path.display())
+            }
+            Self::Name { found } => {
+                write!(f, "{} is no name of a template", printable(found, 80))
             }
             Self::NoMachineId { path, found } => {
                 write!(f, "{} tells no machine ID: {}", path.display(), printable(found, 80))

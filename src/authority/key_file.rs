@@ -1,11 +1,13 @@
-//! The text of a key file: three lines that say whose the key is, then the key in PEM. Programs that
-//! read PEM pass over the lines before it.
+//! The text of a key file: lines that say whose the key is, then the key in PEM. Programs that read
+//! PEM pass over the lines before it.
 
-use super::owner::Owner;
+use super::owner::{Holder, Owner, is_template_name};
 use crate::policy::{SigningError, SigningKey};
 use crate::secret::SecretBuffer;
 
 const TITLE: &str = "vmseal authority key: approves boots of one machine, never to be copied";
+const HOST_TITLE: &str = "vmseal host authority key: approves boots of one template's machines, never to be in one of them";
+const TEMPLATE: &str = "template: ";
 const MACHINE_ID: &str = "machine-id: ";
 const SRK_NAME: &str = "srk-name: ";
 const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
@@ -14,7 +16,7 @@ const END: &str = "-----END PRIVATE KEY-----";
 /// A key and whose it is.
 pub struct KeyFile {
     /// Whose.
-    pub owner: Owner,
+    pub holder: Holder,
     /// The key.
     pub key: SigningKey,
 }
@@ -38,13 +40,21 @@ impl KeyFile {
             rest = after;
             line.strip_prefix(start)
         };
-        if line(TITLE) != Some("") {
-            return Err("its first line is another");
-        }
-        let machine_id = line(MACHINE_ID).ok_or("it has no machine ID")?;
-        let name = line(SRK_NAME).ok_or("it has no Name of a storage root key")?;
-        let name = hex::decode(name).map_err(|_| "its Name of a storage root key is none")?;
-        let owner = Owner::new(machine_id, &name).ok_or("it names no machine")?;
+        let title = line("").ok_or("its first line is another")?;
+        let holder = match title {
+            TITLE => {
+                let machine_id = line(MACHINE_ID).ok_or("it has no machine ID")?;
+                let name = line(SRK_NAME).ok_or("it has no Name of a storage root key")?;
+                let name =
+                    hex::decode(name).map_err(|_| "its Name of a storage root key is none")?;
+                Holder::Machine(Owner::new(machine_id, &name).ok_or("it names no machine")?)
+            }
+            HOST_TITLE => {
+                let name = line(TEMPLATE).filter(|name| is_template_name(name));
+                Holder::Template(name.ok_or("it names no template")?.to_owned())
+            }
+            _ => return Err("its first line is another"),
+        };
         let base64 = rest
             .strip_prefix(BEGIN)
             .and_then(|rest| rest.strip_prefix('\n')?.strip_suffix('\n')?.strip_suffix(END))
@@ -55,17 +65,22 @@ impl KeyFile {
         }
         let key = SigningKey::from_pem(rest.as_bytes())
             .map_err(|_| "its private key is not RSA of 2048 bits")?;
-        Ok(Self { owner, key })
+        Ok(Self { holder, key })
     }
 
     /// The file's text.
     ///
     /// # Errors
     /// OpenSSL's.
-    pub fn to_text(owner: &Owner, key: &SigningKey) -> Result<SecretBuffer, SigningError> {
+    pub fn to_text(holder: &Holder, key: &SigningKey) -> Result<SecretBuffer, SigningError> {
         let pem = key.to_pem()?;
-        let (id, name) = (owner.machine_id(), owner.srk_name());
-        let names = format!("{TITLE}\n{MACHINE_ID}{id}\n{SRK_NAME}{name}\n");
+        let names = match holder {
+            Holder::Machine(owner) => {
+                let (id, name) = (owner.machine_id(), owner.srk_name());
+                format!("{TITLE}\n{MACHINE_ID}{id}\n{SRK_NAME}{name}\n")
+            }
+            Holder::Template(name) => format!("{HOST_TITLE}\n{TEMPLATE}{name}\n"),
+        };
         // Room for all of it at once: a buffer that grows leaves copies behind.
         let mut text = SecretBuffer::new(Vec::with_capacity(names.len() + pem.len()));
         text.extend_from_slice(names.as_bytes());
@@ -83,10 +98,10 @@ mod tests {
     #[test]
     fn a_file_is_read_as_it_was_written_and_no_other_way() {
         let key = SigningKey::generate().unwrap();
-        let owner = Owner::new(ID, &[0, 11, 1, 2, 3]).unwrap();
-        let text = KeyFile::to_text(&owner, &key).unwrap();
+        let holder = Holder::Machine(Owner::new(ID, &[0, 11, 1, 2, 3]).unwrap());
+        let text = KeyFile::to_text(&holder, &key).unwrap();
         let read = KeyFile::parse(&text).unwrap();
-        assert_eq!((read.owner, read.key.public()), (owner, key.public()));
+        assert_eq!((read.holder, read.key.public()), (holder, key.public()));
 
         for end in 0..text.len() {
             assert!(KeyFile::parse(&text[..end]).is_err(), "cut at {end}");
@@ -107,6 +122,23 @@ mod tests {
             format!("{text}{}", " ".repeat(KeyFile::MAX)),
         ] {
             assert!(KeyFile::parse(changed.as_bytes()).is_err(), "{}", &changed[..300]);
+        }
+    }
+
+    #[test]
+    fn a_key_of_a_template_names_it() {
+        let key = SigningKey::generate().unwrap();
+        let holder = Holder::Template("debian-13".into());
+        let text = KeyFile::to_text(&holder, &key).unwrap();
+        let read = KeyFile::parse(&text).unwrap();
+        assert_eq!((read.holder, read.key.public()), (holder, key.public()));
+        for end in 0..text.len() {
+            assert!(KeyFile::parse(&text[..end]).is_err(), "cut at {end}");
+        }
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        for name in ["", "../x", ".x", "-x", "a b", &"x".repeat(65)] {
+            let changed = text.replace("debian-13", name);
+            assert!(KeyFile::parse(changed.as_bytes()).is_err(), "{name}");
         }
     }
 }

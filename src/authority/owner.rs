@@ -1,4 +1,5 @@
-//! Whose a key is: the machine's ID and the Name of its TPM's storage root key.
+//! Whose a key is: a machine's, told by its ID and the Name of its TPM's storage root key, or a
+//! template's, told by its name.
 
 use std::fmt;
 use std::path::Path;
@@ -15,6 +16,31 @@ const MAX_NAME: usize = 66;
 pub struct Owner {
     machine_id: String,
     srk_name: Vec<u8>,
+}
+
+/// Whose a key is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A machine, which approves its own boots.
+    Machine(Owner),
+    /// A host, for the machines of the template of this name.
+    Template(String),
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Machine(owner) => write!(f, "the machine {}", owner.machine_id),
+            Self::Template(name) => write!(f, "the template {name}"),
+        }
+    }
+}
+
+/// Whether a template, or one of its machines, may be called so: it becomes the name of a file.
+pub fn is_template_name(name: &str) -> bool {
+    const MAX: usize = 64;
+    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=MAX).contains(&name.len()) && name.bytes().all(is_known) && !name.starts_with(['.', '-'])
 }
 
 /// What tells a machine from the one that a key belongs to.

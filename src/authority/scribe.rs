@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Owner, Store};
+use super::{Holder, Owner, Store};
 use crate::policy::{AuthorityKey, SigningKey, is_signed_by};
 use crate::reseal::{Line, Signature};
 
@@ -12,7 +12,10 @@ impl Store {
     pub fn scribe(&self) -> Option<SigningKey> {
         let file = self.read().ok()?;
         let machine = Owner::of_machine(self.root(), None).ok()?;
-        (file.owner.machine_id() == machine.machine_id()).then_some(file.key)
+        match &file.holder {
+            Holder::Machine(owner) if owner.machine_id() == machine.machine_id() => Some(file.key),
+            _ => None,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use rustix::fs::{CWD, OFlags, RenameFlags};
 
 use super::error::AuthorityError;
 use super::key_file::KeyFile;
-use super::owner::Owner;
+use super::owner::{Holder, Owner};
 use crate::enroll::attach::is_encrypted;
 use crate::luks::{LuksError, MetadataLock};
 use crate::policy::{AuthorityKey, SigningKey};
@@ -20,6 +20,8 @@ use crate::secret::SecretBuffer;
 
 /// Where the key lies below the root.
 const PATH: &str = "etc/vmseal/authority.pem";
+/// Where a host keeps the keys of templates, below the root.
+const TEMPLATES: &str = "etc/vmseal/authorities";
 /// What marks an image from which machines are made.
 const TEMPLATE: &str = "etc/vmseal/template";
 /// How long another run is waited for.
@@ -55,6 +57,13 @@ impl Store {
         self.path == self.root.join(PATH)
     }
 
+    /// That of a host's key for the machines of a template; `name` is one that
+    /// [`super::is_template_name`] takes.
+    pub fn of_template(root: &Path, name: &str, path: Option<&Path>) -> Self {
+        let default = || root.join(TEMPLATES).join(format!("{name}.pem"));
+        Self { root: root.to_owned(), path: path.map_or_else(default, Path::to_owned) }
+    }
+
     /// The key's file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -79,10 +88,29 @@ impl Store {
     /// Those of [`Store::read`], and [`AuthorityError::Foreign`].
     pub fn own(&self, owner: &Owner) -> Result<SigningKey, AuthorityError> {
         let file = self.read()?;
-        match file.owner.differs_from(owner) {
-            Some(other) => Err(AuthorityError::Foreign { path: self.path.clone(), other }),
-            None => Ok(file.key),
+        match file.holder {
+            Holder::Machine(of) => match of.differs_from(owner) {
+                Some(other) => Err(AuthorityError::Foreign { path: self.path.clone(), other }),
+                None => Ok(file.key),
+            },
+            found => Err(self.of_another("this machine".to_owned(), &found)),
         }
+    }
+
+    /// The key of the template of this name, and of no other.
+    ///
+    /// # Errors
+    /// Those of [`Store::read`], and [`AuthorityError::OfAnother`].
+    pub fn of(&self, name: &str) -> Result<SigningKey, AuthorityError> {
+        let file = self.read()?;
+        match file.holder {
+            Holder::Template(of) if of == name => Ok(file.key),
+            found => Err(self.of_another(Holder::Template(name.to_owned()).to_string(), &found)),
+        }
+    }
+
+    fn of_another(&self, expected: String, found: &Holder) -> AuthorityError {
+        AuthorityError::OfAnother { path: self.path.clone(), expected, found: found.to_string() }
     }
 
     /// The public half of the key before, while volumes may still carry it.
@@ -98,13 +126,22 @@ impl Store {
     /// # Errors
     /// [`AuthorityError::Template`], [`AuthorityError::Unprotected`].
     pub fn require_protected(&self) -> Result<(), AuthorityError> {
-        let mark = self.root.join(TEMPLATE);
-        if mark.symlink_metadata().is_ok() {
-            return Err(AuthorityError::Template { mark });
-        }
+        self.require_no_image()?;
         match self.is_encrypted() {
             true => Ok(()),
             false => Err(AuthorityError::Unprotected { path: self.path.clone() }),
+        }
+    }
+
+    /// Refuses an image from which machines are made.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Template`].
+    pub fn require_no_image(&self) -> Result<(), AuthorityError> {
+        let mark = self.root.join(TEMPLATE);
+        match mark.symlink_metadata() {
+            Ok(_) => Err(AuthorityError::Template { mark }),
+            Err(_) => Ok(()),
         }
     }
 
@@ -127,12 +164,12 @@ impl Store {
     ///
     /// # Errors
     /// [`AuthorityError::Exists`], [`AuthorityError::Busy`], [`AuthorityError::Io`].
-    pub fn init(&self, owner: &Owner, key: &SigningKey) -> Result<(), AuthorityError> {
+    pub fn init(&self, holder: &Holder, key: &SigningKey) -> Result<(), AuthorityError> {
         let lock = self.lock()?;
         if self.path.symlink_metadata().is_ok() {
             return Err(AuthorityError::Exists { path: self.path.clone() });
         }
-        let text = KeyFile::to_text(owner, key)?;
+        let text = KeyFile::to_text(holder, key)?;
         let written = self.write_new(&text).and_then(|new| {
             let flags = RenameFlags::NOREPLACE;
             Ok(rustix::fs::renameat_with(CWD, &new, CWD, &self.path, flags)?)
@@ -153,13 +190,16 @@ impl Store {
         // One that others could read is all the more to be replaced.
         let present = read(&self.path, false)?;
         let old_path = self.old_path();
-        let is_own = present.owner.differs_from(owner).is_none();
+        let is_own = match &present.holder {
+            Holder::Machine(of) => of.differs_from(owner).is_none(),
+            found => return Err(self.of_another("this machine".to_owned(), found)),
+        };
         let is_kept = old_path.symlink_metadata().is_ok();
         let is_cut_short = is_kept && self.old().is_none();
         if is_own && is_kept && !is_cut_short {
             return Err(AuthorityError::Unfinished { old: old_path });
         }
-        let text = KeyFile::to_text(owner, key)?;
+        let text = KeyFile::to_text(&Holder::Machine(owner.clone()), key)?;
         let written = self.write_new(&text).and_then(|new| {
             if is_kept {
                 fs::remove_file(&old_path)?;

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::policy::{Pcrlock, Signatures};
 
+/// What the host hands to a guest of QEMU. The module `qemu_fw_cfg` shows it.
+const FW_CFG: &str = "sys/firmware/qemu_fw_cfg/by_name/opt/org.vmseal/policy/raw";
 /// systemd's search path for `tpm2-pcr-signature.json` (`load_volume_key` and `conf-files`), and
-/// what systemd-stub and QEMU hand to the guest.
-const SIGNATURE_FILES: [&str; 6] = [
-    "sys/firmware/qemu_fw_cfg/by_name/opt/org.vmseal/policy/raw",
+/// what systemd-stub hands to the guest.
+const SIGNATURE_FILES: [&str; 5] = [
     "etc/systemd/tpm2-pcr-signature.json",
     "run/systemd/tpm2-pcr-signature.json",
     "usr/local/lib/systemd/tpm2-pcr-signature.json",
@@ -48,6 +49,9 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// Most bytes that are read of what the host hands over: the guest reads it byte by byte.
+    pub const MAX_FW_CFG: usize = 64 << 10;
+
     /// The running system's, below `root`.
     pub fn below(root: &Path) -> Self {
         Self { root: root.to_owned(), given: Signatures::default() }
@@ -66,8 +70,9 @@ impl Sources {
     /// Every approval there is. One source that cannot be read hides none of the others.
     pub fn gather(&self) -> Approvals {
         let mut approvals = Approvals { signatures: self.given.clone(), pcrlock: vec![] };
+        let host = read(&self.root.join(FW_CFG), Self::MAX_FW_CFG).ok();
         let files = SIGNATURE_FILES.iter().filter_map(|path| self.read(path));
-        for bytes in files.chain(self.qubesdb()) {
+        for bytes in host.into_iter().chain(files).chain(self.qubesdb()) {
             let _ = approvals.signatures.add_json(&bytes);
         }
         let plain = PCRLOCK_FILES.iter().filter_map(|path| Pcrlock::parse(&self.read(path)?).ok());

@@ -4,12 +4,22 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+/// What says nothing about other machines.
+const OF_THIS_MACHINE: [&str; 6] =
+    ["devices", "unattended", "entry", "accept", "unlock_key_file", "authority_key"];
+
 /// `vmseal reseal`
 #[derive(Debug, Args)]
 pub struct Reseal {
     /// Volumes [default: each one that boots are approved for on this machine]
     #[arg(value_name = "DEVICE")]
     pub devices: Vec<PathBuf>,
+    /// On a host: approve the boots to come of this template's machines; may be given several times
+    #[arg(long, value_name = "NAME", conflicts_with_all = OF_THIS_MACHINE)]
+    pub template: Vec<String>,
+    /// On a host: the same of every template
+    #[arg(long, conflicts_with = "template", conflicts_with_all = OF_THIS_MACHINE)]
+    pub all: bool,
     /// Show what would be approved, and change nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -31,7 +41,8 @@ pub struct Reseal {
     /// db, dbx, KEK or PK; may be given several times
     #[arg(long, value_name = "NAME=FILE", conflicts_with = "narrow")]
     pub set: Vec<String>,
-    /// Leave only the boot approved that the loader starts by itself, once it was seen to open
+    /// Leave only the boot approved that the loader starts by itself, once it was seen to open; of
+    /// templates, only those that they tell now
     #[arg(long)]
     pub narrow: bool,
     /// Read the passphrase of a volume that is sealed to literal values from this file

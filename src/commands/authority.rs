@@ -1,10 +1,10 @@
-//! `vmseal authority`: this machine's own key, which approves its boots.
+//! `vmseal authority`: this machine's own key, which approves its boots; on a host, one key a template.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 use vmseal::Error;
-use vmseal::authority::{self, AuthorityError, Owner, Store};
+use vmseal::authority::{self, AuthorityError, Holder, Owner, Store, is_template_name};
 use vmseal::policy::{AuthorityKey, SigningKey};
 use vmseal::reseal::Kind;
 use vmseal::tpm::{Tpm, TpmError};
@@ -13,13 +13,23 @@ use super::carriers::Carriers;
 use super::keeper::{Scribe, who};
 use super::terminal::Talk;
 use super::{Done, inputs};
-use crate::cli::{Authority, AuthorityCommand, Global, NewKey};
+use crate::cli::{Authority, AuthorityCommand, Global, Key, NewKey};
 
 /// Makes, shows or replaces the key.
 pub fn run(global: &Global, args: &Authority, talk: Talk) -> Done {
     match &args.command {
-        AuthorityCommand::Init(new) => init(global, new, talk),
+        AuthorityCommand::Init(args) => match &args.name {
+            Some(name) => init_template(global, name, &args.new, talk),
+            None => init(global, &args.new, talk),
+        },
+        AuthorityCommand::Show(Key { name: Some(name), key }) => {
+            show_template(&store_of_template(global, name, key.as_deref())?, name, talk)
+        }
         AuthorityCommand::Show(key) => show(global, &store(global, key.key.as_deref()), talk),
+        AuthorityCommand::Export(Key { name: Some(name), key }) => {
+            let store = store_of_template(global, name, key.as_deref())?;
+            print_public(store.of(name).map_err(Error::from)?.public(), talk)
+        }
         AuthorityCommand::Export(key) => export(global, &store(global, key.key.as_deref()), talk),
         AuthorityCommand::Rotate(new) => rotate(global, new, talk),
     }
@@ -28,6 +38,17 @@ pub fn run(global: &Global, args: &Authority, talk: Talk) -> Done {
 /// Where the key is.
 pub fn store(global: &Global, key: Option<&Path>) -> Store {
     Store::new(&global.root, key)
+}
+
+/// Where the key of a template is.
+///
+/// # Errors
+/// [`AuthorityError::Name`].
+pub fn store_of_template(global: &Global, name: &str, key: Option<&Path>) -> Result<Store, Error> {
+    match is_template_name(name) {
+        true => Ok(Store::of_template(&global.root, name, key)),
+        false => Err(AuthorityError::Name { found: name.to_owned() }.into()),
+    }
 }
 
 /// This machine, by its ID and TPM. A storage root key is made where `create` says so.
@@ -47,12 +68,54 @@ fn init(global: &Global, args: &NewKey, talk: Talk) -> Done {
     require_protected(&store, args, talk)?;
     let owner = owner(global, &inputs::tpm(global)?, true)?;
     let key = SigningKey::generate().map_err(AuthorityError::from).map_err(Error::from)?;
-    store.init(&owner, &key).map_err(Error::from)?;
+    store.init(&Holder::Machine(owner), &key).map_err(Error::from)?;
+    tell_made(&store, key.public(), talk);
+    Ok(())
+}
+
+/// Where it lies is for whoever runs the host to decide: a host has no disk that a TPM opens for it.
+fn init_template(global: &Global, name: &str, args: &NewKey, talk: Talk) -> Done {
+    let store = store_of_template(global, name, args.key.as_deref())?;
+    match store.require_no_image() {
+        Err(error) if !args.allow_unprotected => return Err(Error::from(error).into()),
+        Err(error) => talk.remark(format_args!("WARNING: {error}")),
+        Ok(()) => {}
+    }
+    let key = SigningKey::generate().map_err(AuthorityError::from).map_err(Error::from)?;
+    store.init(&Holder::Template(name.to_owned()), &key).map_err(Error::from)?;
+    tell_made(&store, key.public(), talk);
+    tell_whether_encrypted(&store, talk);
+    Ok(())
+}
+
+fn tell_made(store: &Store, key: &AuthorityKey, talk: Talk) {
     if talk.json {
-        talk.object(&key_json(&store, key.public()));
+        talk.object(&key_json(store, key));
     }
     talk.prose(format_args!("made the authority key {}", store.path().display()));
+    talk.prose(format_args!("fingerprint {}", key.fingerprint()));
+}
+
+fn tell_whether_encrypted(store: &Store, talk: Talk) {
+    if !store.is_encrypted() {
+        talk.remark("WARNING: it is not known to be on an encrypted file system");
+    }
+}
+
+fn show_template(store: &Store, name: &str, talk: Talk) -> Done {
+    let key = store.of(name).map_err(Error::from)?;
+    if talk.json {
+        let mut object = key_json(store, key.public());
+        if let Some(object) = object.as_object_mut() {
+            object.insert("template".into(), name.into());
+            object.insert("encrypted".into(), store.is_encrypted().into());
+        }
+        talk.object(&object);
+    }
+    talk.prose(format_args!("authority key {}", store.path().display()));
     talk.prose(format_args!("fingerprint {}", key.public().fingerprint()));
+    talk.prose(format_args!("template {name}"));
+    tell_whether_encrypted(store, talk);
     Ok(())
 }
 
@@ -71,17 +134,21 @@ fn require_protected(store: &Store, args: &NewKey, talk: Talk) -> Result<(), Err
 
 fn show(global: &Global, store: &Store, talk: Talk) -> Done {
     let file = store.read().map_err(Error::from)?;
+    let of = match &file.holder {
+        Holder::Machine(owner) => owner,
+        Holder::Template(name) => return show_template(store, name, talk),
+    };
     inputs::tcti(global)?;
     // Without a TPM there is still much to tell.
     let machine = inputs::tpm(global).and_then(|tpm| owner(global, &tpm, false));
-    let other = machine.as_ref().ok().map(|machine| file.owner.differs_from(machine));
+    let other = machine.as_ref().ok().map(|machine| of.differs_from(machine));
     let (key, old) = (file.key.public(), store.old());
     let carriers = old.as_ref().map(|old| Carriers::of(global, old, None));
     if talk.json {
         let mut object = key_json(store, key);
         if let Some(object) = object.as_object_mut() {
-            object.insert("machine_id".into(), file.owner.machine_id().into());
-            object.insert("srk_name".into(), file.owner.srk_name().into());
+            object.insert("machine_id".into(), of.machine_id().into());
+            object.insert("srk_name".into(), of.srk_name().into());
             object.insert("own".into(), other.as_ref().map(Option::is_none).into());
             object.insert("encrypted".into(), store.is_encrypted().into());
             object.insert("old".into(), old_json(store, old.as_ref(), carriers.as_ref()));
@@ -90,8 +157,8 @@ fn show(global: &Global, store: &Store, talk: Talk) -> Done {
     }
     talk.prose(format_args!("authority key {}", store.path().display()));
     talk.prose(format_args!("fingerprint {}", key.fingerprint()));
-    talk.prose(format_args!("machine ID {}", file.owner.machine_id()));
-    talk.prose(format_args!("storage root key {}", file.owner.srk_name()));
+    talk.prose(format_args!("machine ID {}", of.machine_id()));
+    talk.prose(format_args!("storage root key {}", of.srk_name()));
     match (&machine, other) {
         (Err(error), _) => {
             talk.remark(format_args!("whether it is this machine's cannot be told: {error}"));
@@ -101,9 +168,7 @@ fn show(global: &Global, store: &Store, talk: Talk) -> Done {
         )),
         (Ok(_), _) => talk.prose("it is this machine's"),
     }
-    if !store.is_encrypted() {
-        talk.remark("WARNING: it is not known to be on an encrypted file system");
-    }
+    tell_whether_encrypted(store, talk);
     if let Some(carriers) = &carriers {
         talk.prose(format_args!("the key before it is kept in {}", store.old_path().display()));
         carriers.say(talk);
@@ -114,13 +179,16 @@ fn show(global: &Global, store: &Store, talk: Talk) -> Done {
 fn export(global: &Global, store: &Store, talk: Talk) -> Done {
     let machine = owner(global, &inputs::tpm(global)?, false)?;
     let key = store.own(&machine).map_err(Error::from)?;
-    let pem = key.public().pem();
+    print_public(key.public(), talk)
+}
+
+fn print_public(key: &AuthorityKey, talk: Talk) -> Done {
     if talk.json {
-        talk.object(&json!({ "pkfp": key.public().fingerprint().to_string(), "pem": pem }));
+        talk.object(&json!({ "pkfp": key.fingerprint().to_string(), "pem": key.pem() }));
         return Ok(());
     }
     // It was asked for: --quiet does not hide it.
-    talk.data(pem.trim_end());
+    talk.data(key.pem().trim_end());
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use vmseal::authority::AuthorityError;
 use vmseal::boot::Lacking;
 use vmseal::luks::{LuksError, PinsError};
 use vmseal::reseal::StoreError;
+use vmseal::template::TemplateError;
 use vmseal::tpm::TpmError;
 
 /// One line of advice.
@@ -129,6 +130,10 @@ pub fn hint(error: &Error) -> Option<&'static str> {
             "give the public half of an RSA key in PEM: openssl pkey -in KEY -pubout"
         }
         Error::Authority(error) => authority_hint(error),
+        Error::Template(error) => template_hint(error),
+        Error::NotCoveredVms { .. } => {
+            "the other machines open. Correct the template, or give it a reference boot of such a machine; vmseal reseal --template NAME --dry-run names each"
+        }
         Error::PinNeeded { .. } => "give the PIN at the terminal, or in a file: --pin-file FILE",
         Error::WrongPin { .. } => "try again with the right PIN: each wrong try counts",
         Error::KeyslotRefused { .. } | Error::KeyslotTooCostly { .. } => {
@@ -207,9 +212,31 @@ pub fn hint(error: &Error) -> Option<&'static str> {
     })
 }
 
+fn template_hint(error: &TemplateError) -> &'static str {
+    match error {
+        TemplateError::Missing { .. } | TemplateError::None { .. } => {
+            "a template is a file /etc/vmseal/templates.d/NAME.toml, in the form that vmseal(8) tells"
+        }
+        TemplateError::Exposed { .. } => {
+            "look whether somebody changed it, then: chmod go-w; whoever writes it decides what is signed"
+        }
+        TemplateError::Malformed { .. } => "correct it: vmseal(8) tells the form of a template",
+        TemplateError::Account { .. } => {
+            "restore it, or move it away: then all that the template tells is approved anew"
+        }
+        TemplateError::TooLarge { .. } => {
+            "name fewer memory sizes and processor counts, or drop older boots: --narrow"
+        }
+        TemplateError::SameFile { .. } => "give each template a folder of its own in [delivery]",
+        TemplateError::Io { .. } => "run as root, where the file system has room",
+    }
+}
+
 fn authority_hint(error: &AuthorityError) -> &'static str {
     match error {
-        AuthorityError::Missing { .. } => "make the key: vmseal authority init",
+        AuthorityError::Missing { .. } => {
+            "make the key: vmseal authority init, for a template: vmseal authority init NAME"
+        }
         AuthorityError::Exists { .. } => {
             "vmseal authority show tells of it, vmseal authority rotate replaces it"
         }
@@ -220,6 +247,12 @@ fn authority_hint(error: &AuthorityError) -> &'static str {
             "if nobody else can have read it: chmod 600; else: vmseal authority rotate"
         }
         AuthorityError::Foreign { .. } => "run: vmseal authority rotate",
+        AuthorityError::OfAnother { .. } => {
+            "each template has a key of its own: vmseal authority init NAME"
+        }
+        AuthorityError::Name { .. } => {
+            "a name has at most 64 letters, digits, dots, dashes and underscores"
+        }
         AuthorityError::NoMachineId { .. } => {
             "a machine gets its ID at its first boot, or by: systemd-machine-id-setup"
         }

@@ -155,6 +155,24 @@ impl Scribe {
     }
 }
 
+/// Writes down what is about to be done, or was done, for a template of machines.
+///
+/// # Errors
+/// [`Error::Store`]: then it must not be done.
+pub fn note_template(
+    global: &Global,
+    kind: Kind,
+    template: &str,
+    body: Value,
+    talk: Talk,
+) -> Result<JournalHead, Error> {
+    let mut about = json!({ "by": who(), "template": template });
+    if let (Some(about), Value::Object(body)) = (about.as_object_mut(), body) {
+        about.extend(body);
+    }
+    Ok(Scribe::of(global, talk).write(kind, about, |_| ())?)
+}
+
 impl Announced<'_> {
     /// Where the journal ends, for the record in the header.
     pub fn head(&self) -> JournalHead {
@@ -212,7 +230,10 @@ pub fn summary(kind: &Kind, body: &Map<String, Value>) -> String {
             words.extend(value("found").map(|found| format!("it was not whole: {found}")))
         }
         Kind::Refusal => words.extend(text("cause")),
-        _ => words.extend(text("device").or_else(|| text("volume"))),
+        _ => {
+            let template = || text("template").map(|name| format!("template {name}"));
+            words.extend(text("device").or_else(|| text("volume")).or_else(template));
+        }
     }
     for name in ["policy", "keyslot", "keyslots", "token", "tokens", "proven", "of"] {
         words.extend(value(name).map(|value| format!("{name} {value}")));

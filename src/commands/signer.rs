@@ -6,7 +6,7 @@ use std::io::Read;
 
 use serde_json::{Value, json};
 use vmseal::Error;
-use vmseal::authority::{AuthorityError, Store, leave_signatures};
+use vmseal::authority::{AuthorityError, Holder, Store, leave_signatures};
 use vmseal::enroll::Plan;
 use vmseal::luks::Metadata;
 use vmseal::policy::{AuthorityKey, Signatures, SigningKey, verified};
@@ -109,7 +109,8 @@ impl Own {
         if !self.is_new {
             return Ok(());
         }
-        self.store.init(&authority::owner(global, tpm, true)?, &self.key)?;
+        let owner = authority::owner(global, tpm, true)?;
+        self.store.init(&Holder::Machine(owner), &self.key)?;
         let path = self.store.path().display();
         talk.remark(format_args!(
             "made the authority key {path}, which approves this machine's boots"

@@ -180,7 +180,7 @@ fn note_of(account: &Account, digest: Digest, role: Option<Role>) -> Note {
     let what = account.what.as_str();
     let after = |prefix| what.strip_prefix(prefix).unwrap_or_default();
     let (role, text) = match role {
-        Some(role @ (Role::Initrd | Role::MemoryKernel)) => (role, ""),
+        Some(role @ (Role::Initrd | Role::MemoryKernel | Role::HostKernel)) => (role, ""),
         Some(role @ Role::LoadOptions) => (role, after(LOAD_OPTIONS)),
         Some(role @ (Role::Loader | Role::Uki | Role::Kernel | Role::InnerKernel)) => {
             match after("image ") {

@@ -39,6 +39,7 @@ impl fmt::Display for Error {
             Self::NoAuthorityPublic => {
                 f.write_str("no key is named whose signatures the volume is to open for")
             }
+            Self::Template(error) => error.fmt(f),
             Self::AuthorityKey { path, cause } => write!(f, "{}: {cause}", path.display()),
             Self::PinNeeded { cause } => write!(f, "a PIN is needed: {cause}"),
             Self::WrongPin { lockout: None, .. } => f.write_str("the PIN is wrong"),
@@ -144,6 +145,13 @@ impl fmt::Display for Error {
                 shown.enumerate().try_for_each(|(index, reason)| {
                     write!(f, "{} {reason}", if index == 0 { ":" } else { ";" })
                 })
+            }
+            Self::NotCoveredVms { count, first, why } => {
+                let (first, why) = (printable(first, 64), printable(why, 200));
+                match count {
+                    1 => write!(f, "{first} is not covered: {why}"),
+                    _ => write!(f, "{count} machines are not covered, {first} among them: {why}"),
+                }
             }
             Self::ChangedSince { path } => {
                 write!(

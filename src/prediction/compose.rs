@@ -49,13 +49,24 @@ impl EntryPlan {
 /// [`NotReproduced`] where the files of the boot that ran are at hand and nothing of its log follows
 /// from them.
 pub fn predict(base: &Base<'_>, next: &Next<'_>) -> Result<Prediction, NotReproduced> {
+    predict_with(base, next, &Memory::default())
+}
+
+/// The same, with what is known already of files that several predictions share.
+///
+/// # Errors
+/// As [`predict`].
+pub fn predict_with(
+    base: &Base<'_>,
+    next: &Next<'_>,
+    memory: &Memory,
+) -> Result<Prediction, NotReproduced> {
     let evidence = Evidence::of(base.log);
-    let memory = Memory::default();
     let failed = match base.files {
         Some(files) => {
             let itself = Next::of_base(files);
             let derived =
-                Composer::new(base, &itself, files, &evidence, next.files, &memory).rederive();
+                Composer::new(base, &itself, files, &evidence, next.files, memory).rederive();
             if derived.reproduced == 0 && derived.failures() > 0 {
                 let first = derived.failed.into_iter().next();
                 return Err(first.map(NotReproduced::from).unwrap_or_default());
@@ -64,13 +75,13 @@ pub fn predict(base: &Base<'_>, next: &Next<'_>) -> Result<Prediction, NotReprod
         }
         None => Vec::new(),
     };
-    let composer = Composer::new(base, next, next.files, &evidence, next.files, &memory);
+    let composer = Composer::new(base, next, next.files, &evidence, next.files, memory);
     let (mut prediction, written) = composer.predict(&failed);
     if !written.is_empty() {
         let (written, before) = grub::after(next.files, &written);
         let files = Layers(vec![&written, before]);
         let (then, _) =
-            Composer::new(base, next, &files, &evidence, next.files, &memory).predict(&failed);
+            Composer::new(base, next, &files, &evidence, next.files, memory).predict(&failed);
         prediction.then = Some(Box::new(then));
     }
     Ok(prediction)

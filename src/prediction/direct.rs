@@ -1,13 +1,14 @@
 //! A kernel that the host gives the firmware: QEMU's `-kernel`, `-initrd` and `-append`.
 
-use super::account::LOAD_OPTIONS;
+use super::EntryPrediction;
+use super::account::{Account, Fate, LOAD_OPTIONS};
 use super::artifacts::{Artifacts, Joint};
 use super::firmware::{Machine, edk2_release};
 use super::plan::{Planned, agrees, pcr};
 use super::type1::{hashed, utf16_with_nul};
 use crate::artifact::qemu_kernel::{KernelBlob, MachineType, QemuKernel, QemuMachine};
 use crate::artifact::{Found, Volume};
-use crate::measurement::{Digest, Event, EventLog, EventType, Tag};
+use crate::measurement::{Digest, Event, EventLog, EventType, PcrBank, Tag};
 
 /// The names by which the files of the host are known here; EDK II has the same.
 pub(super) const KERNEL: &str = "/kernel";
@@ -121,6 +122,29 @@ pub(super) fn words(
         }
         _ => carried,
     }
+}
+
+/// PCR 9 of a boot that differs from `entry` in nothing but the command line. `None` where that
+/// does not follow: no host gave the kernel, or the line decides more than its own digest.
+pub fn pcr_9_with(entry: &EntryPrediction, bank: PcrBank, cmdline: &str) -> Option<Digest> {
+    let options = |account: &&Account| account.what.starts_with(LOAD_OPTIONS);
+    let of_pcr_9 = || entry.events.iter().filter(|account| account.pcr == pcr(9));
+    let [before] = of_pcr_9().filter(options).collect::<Vec<_>>()[..] else { return None };
+    // QEMU writes the video mode into the kernel's header.
+    let is_plain = ![cmdline, &before.what].iter().any(|text| text.contains("vga="));
+    let has_initrd = of_pcr_9().any(|account| account.source.as_deref() == Some(INITRD));
+    let is_open = entry.unpredictable.iter().any(|open| open.pcr == pcr(9));
+    if !is_plain || !has_initrd || is_open {
+        return None;
+    }
+    let whole = bank.hash(&utf16_with_nul(&with_initrd(cmdline, has_initrd)));
+    let mut measured = of_pcr_9().filter(|account| account.fate != Fate::Gone);
+    measured.try_fold(pcr(9).reset_value(bank), |value, account| {
+        let new = account.new.as_ref().ok()?;
+        let digest = new.iter().find(|digest| digest.bank() == bank)?;
+        let digest = if options(&account) { &whole } else { digest };
+        Some(value.extended_with(digest.as_bytes()))
+    })
 }
 
 /// OVMF adds ` initrd=initrd` where there is one; `/proc/cmdline` of the guest has it already.

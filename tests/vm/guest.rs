@@ -164,6 +164,12 @@ impl Guest {
                 (false, _) => {}
             }
         }
+        // What its host has approved, where that is so.
+        let policy = self.file("policy.json");
+        if policy.exists() {
+            let file = text(&policy);
+            qemu.arg("-fw_cfg").arg(format!("name=opt/org.vmseal/policy,file={file}"));
+        }
         add_disk(&mut qemu, "input", &self.file("input.tar"), ",readonly=on", "");
         add_disk(&mut qemu, "output", &self.file("output.tar"), "", "");
         Console::watch(self, qemu.spawn().unwrap(), tpm, limit)

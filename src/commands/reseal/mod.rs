@@ -6,7 +6,10 @@ mod header;
 mod literal;
 mod shown;
 mod signed;
+mod signing;
 mod target;
+mod template;
+mod template_account;
 
 pub use header::{Events, Header};
 pub use literal::retire;
@@ -75,6 +78,9 @@ struct Work {
 
 /// Reseals, and leaves a message where nobody was there to see that it was refused.
 pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
+    if args.all || !args.template.is_empty() {
+        return template::run(global, args, talk);
+    }
     let done = reseal(global, args, talk);
     let nobody = args.unattended || (!args.yes && !terminal::can_ask());
     // What holds for one volume says nothing of the others.

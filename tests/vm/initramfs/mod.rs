@@ -9,6 +9,7 @@
 mod attacks;
 mod changes;
 mod crashes;
+mod host;
 mod installed;
 mod kind;
 mod power_cuts;

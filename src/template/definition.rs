@@ -1,0 +1,174 @@
+//! A template: how its machines boot, which machines there are, and where their signatures go.
+
+use std::path::PathBuf;
+
+use crate::measurement::PcrBank;
+
+/// A template of machines that boot alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    /// Its name, which is also its key's.
+    pub name: String,
+    /// How its machines boot.
+    pub boot: Boot,
+    /// The bank of the PCRs whose values are signed.
+    pub bank: PcrBank,
+    /// The authority's key, where that is elsewhere.
+    pub authority: Option<PathBuf>,
+    /// The firmware's variables, where they are others than in the reference boot.
+    pub vars: Option<PathBuf>,
+    /// Memory sizes in use, in MiB; none: as in the reference boot.
+    pub memory: Vec<u64>,
+    /// Processor counts in use; none: as in the reference boot.
+    pub cpus: Vec<u32>,
+    /// The version of QEMU, as major and minor, where a kernel is given by the host.
+    pub qemu: Option<(u32, u32)>,
+    /// Boots that the host itself started; at least one.
+    pub references: Vec<Reference>,
+    /// How words of the command line may begin that a machine has of its own.
+    pub own_words: Vec<String>,
+    /// The machines; none: one file serves all.
+    pub vms: Vec<Vm>,
+    /// Where signatures go.
+    pub delivery: Delivery,
+}
+
+/// How the machines of a template boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Boot {
+    /// The host gives the firmware kernel, initrd and command line: QEMU's `-kernel`, `-initrd` and
+    /// `-append`.
+    Kernel {
+        /// The kernel.
+        kernel: Material,
+        /// The initrd.
+        initrd: Material,
+        /// What all machines have of the command line.
+        cmdline: String,
+    },
+}
+
+/// A boot file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Material {
+    /// Its bytes.
+    File(PathBuf),
+    /// A list of digests that has it by the name of its place.
+    Digests(PathBuf),
+}
+
+/// The log of a boot that the host started, and the machine that it was of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// The firmware's event log.
+    pub log: PathBuf,
+    /// systemd's own log of that boot.
+    pub userspace: Option<PathBuf>,
+    /// Its memory in MiB, where that is known.
+    pub memory: Option<u64>,
+    /// Its number of processors, where that is known.
+    pub cpus: Option<u32>,
+}
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vm {
+    /// Its name, which is its file's.
+    pub name: String,
+    /// Words after those of the template.
+    pub cmdline: String,
+    /// Its memory in MiB, where only that size is to be approved.
+    pub memory: Option<u64>,
+    /// Its number of processors, where only that is to be approved.
+    pub cpus: Option<u32>,
+}
+
+/// Where signatures go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// In which way a machine gets them.
+    pub kind: DeliveryKind,
+    /// The folder of the files.
+    pub folder: PathBuf,
+}
+
+/// In which way a machine gets its signatures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryKind {
+    /// Somebody else takes the file there.
+    Files,
+    /// QEMU shows the file to the guest.
+    FwCfg,
+}
+
+/// Where the files go unless the template says otherwise: QEMU must be able to read them, which
+/// `/var/lib/vmseal` is not for.
+const FOLDER: &str = "/var/lib/vmseal-templates";
+/// The words that machines made of one template differ in.
+const OWN_WORDS: [&str; 3] = ["systemd.machine_id=", "systemd.hostname=", "vmseal.pin="];
+
+impl Template {
+    /// Longest text of a template.
+    pub const MAX_LEN: usize = 8 << 20;
+    /// Most machines of a template.
+    pub const MAX_VMS: usize = 1 << 14;
+    /// Longest command line: the kernel cuts it after that many bytes on x86, one for the NUL apart.
+    pub const MAX_CMDLINE: usize = 2047;
+
+    /// How words of its own may begin, where the template does not say.
+    pub fn default_own_words() -> Vec<String> {
+        OWN_WORDS.map(str::to_owned).to_vec()
+    }
+
+    /// The folder of the files, where the template does not say.
+    pub fn default_folder(name: &str) -> PathBuf {
+        PathBuf::from(FOLDER).join(name)
+    }
+
+    /// The machines; where none is named, one that stands for all, by the name of the template.
+    pub fn machines(&self) -> Vec<Vm> {
+        match self.vms.is_empty() {
+            true => {
+                let name = self.name.clone();
+                vec![Vm { name, cmdline: String::new(), memory: None, cpus: None }]
+            }
+            false => self.vms.clone(),
+        }
+    }
+
+    /// The whole command line of a machine.
+    pub fn cmdline(&self, own: &str) -> String {
+        let Boot::Kernel { cmdline, .. } = &self.boot;
+        match (cmdline.as_str(), own) {
+            (all, "") => all.to_owned(),
+            ("", own) => own.to_owned(),
+            (all, own) => format!("{all} {own}"),
+        }
+    }
+
+    /// The first of a machine's own words that no machine may have: it would be another boot than
+    /// the one that is looked at.
+    pub fn stranger<'a>(&self, vm: &'a Vm) -> Option<&'a str> {
+        let is_known = |word: &str| {
+            // In quotes a word goes on after a space.
+            let is_plain = !word.contains(['"', '\'']);
+            is_plain && self.own_words.iter().any(|start| word.starts_with(start.as_str()))
+        };
+        vm.cmdline.split(' ').filter(|word| !word.is_empty()).find(|word| !is_known(word))
+    }
+
+    /// Memory and processors with which a machine may be started; `None` stands for those of the
+    /// reference.
+    pub fn sizes(&self, vm: &Vm) -> Vec<(Option<u64>, Option<u32>)> {
+        fn choices<T: Copy>(own: Option<T>, all: &[T]) -> Vec<Option<T>> {
+            match (own, all) {
+                (Some(own), _) => vec![Some(own)],
+                (None, []) => vec![None],
+                (None, all) => all.iter().copied().map(Some).collect(),
+            }
+        }
+        let cpus = choices(vm.cpus, &self.cpus);
+        let memory = choices(vm.memory, &self.memory);
+        memory.iter().flat_map(|memory| cpus.iter().map(|cpus| (*memory, *cpus))).collect()
+    }
+}

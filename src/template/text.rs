@@ -1,0 +1,234 @@
+//! The text of a template: TOML, in which every field is known.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::definition::{Boot, Delivery, DeliveryKind, Material, Reference, Template, Vm};
+use crate::authority::is_template_name;
+use crate::measurement::PcrBank;
+
+/// Most reference boots, memory sizes or processor counts of a template.
+const MAX_LIST: usize = 32;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    boot: BootWord,
+    kernel: Option<String>,
+    initrd: Option<String>,
+    #[serde(default)]
+    cmdline: String,
+    bank: Option<String>,
+    authority: Option<PathBuf>,
+    vars: Option<PathBuf>,
+    #[serde(default)]
+    memory: Vec<u64>,
+    #[serde(default)]
+    cpus: Vec<u32>,
+    qemu: Option<String>,
+    own_words: Option<Vec<String>>,
+    #[serde(default)]
+    reference: Vec<ReferenceText>,
+    #[serde(default)]
+    vm: Vec<VmText>,
+    delivery: Option<DeliveryText>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum BootWord {
+    Kernel,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReferenceText {
+    log: PathBuf,
+    userspace: Option<PathBuf>,
+    memory: Option<u64>,
+    cpus: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VmText {
+    name: String,
+    #[serde(default)]
+    cmdline: String,
+    memory: Option<u64>,
+    cpus: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeliveryText {
+    kind: KindWord,
+    folder: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum KindWord {
+    Files,
+    FwCfg,
+}
+
+impl Template {
+    /// Reads the template of this name.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one line.
+    pub fn parse(name: &str, text: &str) -> Result<Self, String> {
+        if text.len() > Self::MAX_LEN {
+            return Err(format!("more than {} bytes", Self::MAX_LEN));
+        }
+        let text: Text = toml::from_str(text).map_err(|error| in_line(text, &error))?;
+        if !is_template_name(name) {
+            return Err("its name is none of a template".to_owned());
+        }
+        let template = text.into_template(name)?;
+        template.check()?;
+        Ok(template)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.references.is_empty() {
+            return Err("it has no [[reference]], the log of a boot to start from".to_owned());
+        }
+        let most =
+            [self.references.len(), self.memory.len(), self.cpus.len(), self.own_words.len()];
+        if most.iter().any(|len| *len > MAX_LIST) {
+            return Err(format!("a list has more than {MAX_LIST} elements"));
+        }
+        if self.vms.len() > Self::MAX_VMS {
+            return Err(format!("more than {} machines", Self::MAX_VMS));
+        }
+        if self.own_words.iter().any(|start| start.is_empty() || !is_line(start)) {
+            return Err("own_words has one that is no start of a word".to_owned());
+        }
+        let mut names = BTreeSet::new();
+        for vm in &self.vms {
+            let name = &vm.name;
+            if !is_template_name(name) {
+                return Err(format!("{name:?} is no name of a machine"));
+            }
+            // File systems and people may not tell them apart.
+            if !names.insert(name.to_ascii_lowercase()) {
+                return Err(format!("there are two machines of the name {name}"));
+            }
+            let line = self.cmdline(&vm.cmdline);
+            if !is_line(&line) {
+                return Err(format!("the command line of {name} is not printable ASCII"));
+            }
+            if line.len() > Self::MAX_CMDLINE {
+                return Err(format!("the command line of {name} has {} bytes", line.len()));
+            }
+        }
+        let line = self.cmdline("");
+        if !is_line(&line) || line.len() > Self::MAX_CMDLINE {
+            return Err("its command line is not printable ASCII, or too long".to_owned());
+        }
+        self.check_paths()
+    }
+
+    fn check_paths(&self) -> Result<(), String> {
+        let Boot::Kernel { kernel, initrd, .. } = &self.boot;
+        let files = [kernel, initrd].map(|file| match file {
+            Material::File(path) | Material::Digests(path) => path,
+        });
+        let logs = self
+            .references
+            .iter()
+            .flat_map(|reference| [&reference.log].into_iter().chain(reference.userspace.as_ref()));
+        let others = [self.authority.as_ref(), self.vars.as_ref()].into_iter().flatten();
+        let mut all = files.into_iter().chain(logs).chain(others).chain([&self.delivery.folder]);
+        match all.find(|path| !path.is_absolute()) {
+            Some(path) => Err(format!("{} does not begin with a slash", path.display())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Text {
+    fn into_template(self, name: &str) -> Result<Template, String> {
+        let BootWord::Kernel = self.boot;
+        let kernel = self.kernel.ok_or("boot = \"kernel\" needs a kernel")?;
+        let initrd = self.initrd.ok_or("boot = \"kernel\" needs an initrd")?;
+        let boot = Boot::Kernel {
+            kernel: material(&kernel),
+            initrd: material(&initrd),
+            cmdline: self.cmdline,
+        };
+        let bank = self.bank.map_or(Ok(PcrBank::Sha256), |bank| bank.parse());
+        let folder = self.delivery.as_ref().and_then(|delivery| delivery.folder.clone());
+        let kind = match self.delivery.map(|delivery| delivery.kind) {
+            Some(KindWord::FwCfg) => DeliveryKind::FwCfg,
+            Some(KindWord::Files) | None => DeliveryKind::Files,
+        };
+        Ok(Template {
+            name: name.to_owned(),
+            boot,
+            bank: bank.map_err(|_| "bank is none that is known")?,
+            authority: self.authority,
+            vars: self.vars,
+            memory: self.memory,
+            cpus: self.cpus,
+            qemu: self.qemu.as_deref().map(version).transpose()?,
+            references: self.reference.into_iter().map(Into::into).collect(),
+            own_words: self.own_words.unwrap_or_else(Template::default_own_words),
+            vms: self.vm.into_iter().map(Into::into).collect(),
+            delivery: Delivery {
+                kind,
+                folder: folder.unwrap_or_else(|| Template::default_folder(name)),
+            },
+        })
+    }
+}
+
+impl From<ReferenceText> for Reference {
+    fn from(text: ReferenceText) -> Self {
+        let ReferenceText { log, userspace, memory, cpus } = text;
+        Self { log, userspace, memory, cpus }
+    }
+}
+
+impl From<VmText> for Vm {
+    fn from(text: VmText) -> Self {
+        let VmText { name, cmdline, memory, cpus } = text;
+        Self { name, cmdline: cmdline.trim().to_owned(), memory, cpus }
+    }
+}
+
+fn material(text: &str) -> Material {
+    match text.strip_prefix('@') {
+        Some(path) => Material::Digests(path.into()),
+        None => Material::File(text.into()),
+    }
+}
+
+/// `10.0` or `10.0.13`.
+fn version(text: &str) -> Result<(u32, u32), String> {
+    let mut numbers = text.split('.').map(|part| part.parse::<u32>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) => Ok((major, minor)),
+        _ => Err("qemu is no version such as \"10.0\"".to_owned()),
+    }
+}
+
+fn is_line(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+fn in_line(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', ", ");
+    let start = error.span().and_then(|span| text.get(..span.start));
+    match start {
+        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
+        None => message,
+    }
+}
+
+#[cfg(test)]
+mod tests;

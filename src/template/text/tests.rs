@@ -1,0 +1,107 @@
+use super::*;
+
+const GOOD: &str = r#"
+boot = "kernel"
+kernel = "/srv/vmlinuz"
+initrd = "@/srv/digests.json"
+cmdline = "root=/dev/mapper/root ro"
+memory = [1024, 2048]
+cpus = [1, 2]
+qemu = "10.0.13"
+
+[[reference]]
+log = "/srv/reference.log"
+memory = 1024
+cpus = 1
+
+[[vm]]
+name = "web1"
+cmdline = "systemd.machine_id=11111111111111111111111111111111"
+
+[[vm]]
+name = "web2"
+memory = 4096
+
+[delivery]
+kind = "fw_cfg"
+"#;
+
+#[test]
+fn a_template_says_how_its_machines_boot() {
+    let template = Template::parse("debian-13", GOOD).unwrap();
+    let Boot::Kernel { kernel, initrd, .. } = &template.boot;
+    assert_eq!(*kernel, Material::File("/srv/vmlinuz".into()));
+    assert_eq!(*initrd, Material::Digests("/srv/digests.json".into()));
+    assert_eq!((template.qemu, template.bank), (Some((10, 0)), PcrBank::Sha256));
+    assert_eq!(template.delivery.kind, DeliveryKind::FwCfg);
+    assert_eq!(template.delivery.folder, PathBuf::from("/var/lib/vmseal-templates/debian-13"));
+    let [web1, web2] = template.vms.as_slice() else { panic!("two machines") };
+    let all = [(1024, 1), (1024, 2), (2048, 1), (2048, 2)].map(|(m, c)| (Some(m), Some(c)));
+    assert_eq!(template.sizes(web1), all);
+    assert_eq!(template.sizes(web2), [(4096, 1), (4096, 2)].map(|(m, c)| (Some(m), Some(c))));
+    assert_eq!(template.cmdline(&web2.cmdline), "root=/dev/mapper/root ro");
+    assert!(template.cmdline(&web1.cmdline).ends_with(
+        "ro systemd.machine_id=1111111111111111111111111111111\
+        1"
+    ));
+}
+
+#[test]
+fn without_machines_one_stands_for_all() {
+    let text = GOOD.split("[[vm]]").next().unwrap();
+    let template = Template::parse("debian-13", text).unwrap();
+    let names: Vec<_> = template.machines().into_iter().map(|vm| vm.name).collect();
+    assert_eq!(names, ["debian-13"]);
+}
+
+#[test]
+fn only_known_words_may_be_a_machine_s_own() {
+    let template = Template::parse("debian-13", GOOD).unwrap();
+    let stranger = |words: &str| {
+        let vm = Vm { name: "x".into(), cmdline: words.into(), memory: None, cpus: None };
+        template.stranger(&vm).map(str::to_owned)
+    };
+    assert_eq!(stranger("vmseal.pin=ab  systemd.hostname=web1"), None);
+    for (words, found) in [
+        ("systemd.hostname=a init=/bin/sh", "init=/bin/sh"),
+        ("single", "single"),
+        ("systemd.hostname=\"a b\"", "systemd.hostname=\"a"),
+        ("vmseal=off", "vmseal=off"),
+        ("xsystemd.hostname=a", "xsystemd.hostname=a"),
+    ] {
+        assert_eq!(stranger(words).as_deref(), Some(found), "{words}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_with_its_line() {
+    for (from, to, cause) in [
+        ("boot = \"kernel\"", "boot = \"bios\"", "line 2: unknown variant"),
+        ("boot = \"kernel\"", "", "missing field `boot`"),
+        ("cpus = [1, 2]", "cpu = [1, 2]", "line 7: unknown field `cpu`"),
+        ("kernel = \"/srv/vmlinuz\"", "", "needs a kernel"),
+        ("\"/srv/vmlinuz\"", "\"vmlinuz\"", "vmlinuz does not begin with a slash"),
+        (
+            "[[reference]]\nlog = \"/srv/reference.log\"\nmemory = 1024\ncpus = 1",
+            "",
+            "no [[reference]]",
+        ),
+        ("\"web2\"", "\"WEB1\"", "two machines of the name WEB1"),
+        ("\"web2\"", "\"../web2\"", "no name of a machine"),
+        ("ro\"", "ro\\u001b\"", "not printable"),
+        ("qemu = \"10.0.13\"", "qemu = \"new\"", "qemu is no version"),
+        ("fw_cfg", "pigeon", "unknown variant `pigeon`"),
+        ("boot =", "bank = \"md5\"\nboot =", "bank is none"),
+        ("boot =", "own_words = [\"\"]\nboot =", "own_words"),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        let found = Template::parse("debian-13", &GOOD.replacen(from, to, 1)).unwrap_err();
+        assert!(found.contains(cause) && !found.contains('\n'), "{found:?}: {cause}");
+    }
+    assert!(Template::parse("../x", GOOD).is_err());
+    let long = GOOD.replace("ro\"", &format!("{}\"", "x".repeat(Template::MAX_CMDLINE)));
+    assert!(Template::parse("x", &long).unwrap_err().contains("bytes"));
+    let many = "[[vm]]\nname = \"x\"\n".repeat(Template::MAX_VMS + 1);
+    let text = GOOD.split("[[vm]]").next().unwrap().to_owned() + &many;
+    assert!(Template::parse("x", &text).unwrap_err().contains("more than"));
+}
