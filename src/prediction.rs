@@ -32,7 +32,7 @@ mod versions;
 
 pub use account::{Account, Fate, LOAD_OPTIONS};
 pub use compose::{NotReproduced, predict, predict_with, uki_path};
-pub use direct::pcr_9_with;
+pub use direct::{GIVEN_LINE, INITRD, KERNEL, pcr_9_with};
 pub use evidence::Evidence;
 pub use firmware::Machine;
 pub use known::KnownFiles;

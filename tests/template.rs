@@ -16,8 +16,9 @@ use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::run::is_killed;
 use testkit::virtual_boot::{fixture_folder, log_before};
-use testkit::{Machine, Ran, Swtpm, run};
+use testkit::{Machine, Ran, Swtpm, run, tool};
 use vmseal::measurement::{EventLog, PcrBank};
 use vmseal::prediction::{
     Base, DigestTable, KnownFiles, LoaderVariables, Next, Spelled, pcr_9_with, predict,
@@ -261,6 +262,8 @@ fn what_a_host_is_not_told_well_is_refused_before_anything_is_signed() {
     refused("boot =", "boots =", "line 1: unknown field");
     refused("kernel = \"@", "kernel = \"/no/", "/no/");
     refused("log = \"", "log = \"/no", "/no");
+    // Nor may a file of the host be passed over.
+    refused(&format!("{BASE}/log.bin"), "uki/base/log.bin", "not given its kernel by the host");
     // A reference boot that was measured only in part is none.
     const EVENT_TAG: u32 = 6;
     let log = fixture_folder(BASE).join("log.bin");
@@ -278,6 +281,48 @@ fn what_a_host_is_not_told_well_is_refused_before_anything_is_signed() {
     ] {
         host.reseal(arguments).code(2);
     }
+}
+
+/// Wherever a run is killed, the next one completes it, and what is delivered is whole.
+#[test]
+fn a_run_that_is_killed_is_taken_up_by_the_next() {
+    let host = Host::new();
+    let public = host.authority("debian");
+    host.template("debian", BASE, "", VMS);
+    host.reseal(&["--all", "--yes"]).ok();
+    let mut machine = machine(&public, BASE);
+    machine.boot(KERNEL);
+    let before = host.path("before");
+    copy(&host.path("root"), &before);
+    copy(&host.path("delivered"), &host.path("delivered-before"));
+    host.template("debian", KERNEL, "", "[[vm]]\nname = \"a\"\n[[vm]]\nname = \"b\"\n");
+    let template = "etc/vmseal/templates.d/debian.toml";
+    fs::copy(host.path("root").join(template), before.join(template)).unwrap();
+    for call in ["rename", "fsync", "syncfs", "unlink"] {
+        let mut kills = 0;
+        for nth in 1.. {
+            copy(&before, &host.path("root"));
+            copy(&host.path("delivered-before"), &host.path("delivered"));
+            let mut command = Command::new(VMSEAL);
+            command.args(["reseal", "--template", "debian", "--yes", "--root"]);
+            if !is_killed(command.arg(host.path("root")), call, nth) {
+                break;
+            }
+            kills += 1;
+            host.reseal(&["--template", "debian", "--yes"]).ok();
+            for name in ["a", "b"] {
+                opens(&machine, &host.delivery("debian").join(format!("{name}.json"))).ok();
+            }
+            assert!(!host.delivery("debian").join("c.json").exists(), "{call} {nth}");
+            host.vmseal(&["journal", "--verify"]).ok();
+        }
+        assert!(kills > 0, "{call}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    tool("cp", &["-a", from.to_str().unwrap(), to.to_str().unwrap()]);
 }
 
 /// For many machines only PCR 9 is computed anew: it must be what a boot with that command line

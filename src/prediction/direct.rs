@@ -10,9 +10,12 @@ use crate::artifact::qemu_kernel::{KernelBlob, MachineType, QemuKernel, QemuMach
 use crate::artifact::{Found, Volume};
 use crate::measurement::{Digest, Event, EventLog, EventType, PcrBank, Tag};
 
-/// The names by which the files of the host are known here; EDK II has the same.
-pub(super) const KERNEL: &str = "/kernel";
-pub(super) const INITRD: &str = "/initrd";
+/// The name by which the kernel of the host is known here; EDK II has the same.
+pub const KERNEL: &str = "/kernel";
+/// The same of the initrd.
+pub const INITRD: &str = "/initrd";
+/// What stands for a file where a command line that was given was measured.
+pub const GIVEN_LINE: &str = "command line";
 
 /// Whether the firmware gets the kernel as it is. `None` where that cannot be told.
 ///
@@ -118,7 +121,7 @@ pub(super) fn words(
             let whole = with_initrd(text, has_initrd);
             let digests = Ok(hashed(artifacts.banks(), &utf16_with_nul(&whole)));
             let what = format!("{LOAD_OPTIONS}{whole}");
-            Planned { what, digests, source: Some("command line".to_owned()), ..carried }
+            Planned { what, digests, source: Some(GIVEN_LINE.to_owned()), ..carried }
         }
         _ => carried,
     }

@@ -9,13 +9,15 @@ use crate::artifact::efivar::PolicyVariables;
 use crate::artifact::hashing::Memory;
 use crate::artifact::variable_store::VariableStore;
 use crate::boot::BootLogs;
+use crate::coverage::{BootPath, Coverage};
 use crate::enroll::{self, Chosen, Unforeseen};
 use crate::error::Error;
 use crate::measurement::diff::Note;
 use crate::measurement::{PcrIndex, PcrValues, UserspaceLog};
 use crate::policy::{AuthorityKey, Authorization, PolicyDigest};
 use crate::prediction::{
-    Base, EntryPrediction, LoaderVariables, Machine, Next, pcr_9_with, predict_with,
+    Base, EntryPrediction, Fate, GIVEN_LINE, INITRD, KERNEL, LoaderVariables, Machine, Next,
+    pcr_9_with, predict_with,
 };
 
 /// Memory and processors of a machine, where they are known.
@@ -90,6 +92,7 @@ impl<'a> Forecaster<'a> {
     ) -> Result<Self, Error> {
         let bases = template.references.iter().zip(logs).map(|(reference, logs)| {
             let mut plan = plan(template, &logs)?;
+            require_given_kernel(reference, &logs)?;
             plan.authority = Some(key.clone());
             let policy = vars.map(|vars| {
                 let logged = PolicyVariables::from_log(&logs.firmware);
@@ -134,6 +137,7 @@ impl<'a> Forecaster<'a> {
         let (Some(entry), None) = (entries.next(), entries.next()) else {
             return Err(unforeseen("the loader"));
         };
+        require_files(&entry)?;
         // OVMF adds this to the command line of a kernel that it is given with an initrd.
         let whole = format!("{cmdline} initrd=initrd");
         let boot = enroll::plan_entry(&base.plan, &base.logs, Some(&whole), &entry)?;
@@ -192,6 +196,32 @@ fn plan(template: &Template, logs: &BootLogs) -> Result<enroll::Plan, Error> {
         let values = values.and_then(|values| values.restricted_to(&selection.pcrs));
         values.ok_or(Error::LogLacksBank { bank })
     })
+}
+
+/// The log of another way to boot tells nothing of the kernel that is given.
+fn require_given_kernel(reference: &Reference, logs: &BootLogs) -> Result<(), Error> {
+    match Coverage::of(&logs.firmware).boot_path() {
+        BootPath::DirectKernel => Ok(()),
+        _ => Err(Error::Artifact {
+            path: reference.log.clone(),
+            cause: "the boot that it tells of was not given its kernel by the host".to_owned(),
+        }),
+    }
+}
+
+/// What is signed must be what lies on the host: nothing of it may be as the log has it.
+fn require_files(entry: &EntryPrediction) -> Result<(), Error> {
+    let has = |file: &&str| {
+        let mut sources = entry.events.iter().filter(|account| account.fate != Fate::Gone);
+        sources.any(|account| account.source.as_deref() == Some(file))
+    };
+    match [KERNEL, INITRD, GIVEN_LINE].iter().find(|file| !has(file)) {
+        None => Ok(()),
+        Some(file) => {
+            let (event, why) = ((*file).to_owned(), "the boot does not measure it".to_owned());
+            Err(Error::Unforeseen(Unforeseen { pcr: None, event, why }))
+        }
+    }
 }
 
 fn unforeseen(event: &str) -> Error {

@@ -190,6 +190,8 @@ impl Work {
                 let body = body(&self.template, &self.plan, &pkfp, approval.name());
                 let head = note_template(global, Kind::Approval, name, body, talk)?;
                 let account = self.plan.approved(&self.account, &pkfp);
+                // While they are on the account, a run that is cut short is taken up again.
+                self.remove_gone(talk);
                 templates.keep(name, &account)?;
                 (account, Some(head))
             }
@@ -197,7 +199,6 @@ impl Work {
         };
         let files = outdated(&self.template, &self.plan, &account, &self.key)?;
         Delivered::write_all(&files)?;
-        self.remove_gone(talk);
         if let Some(head) = line {
             let body = json!({ "of": head.seq, "files": files.len() });
             if let Err(error) = note_template(global, Kind::Apply, name, body, talk) {
