@@ -6,10 +6,8 @@ mod header;
 mod literal;
 mod shown;
 mod signed;
-mod signing;
 mod target;
 mod template;
-mod template_account;
 
 pub use header::{Events, Header};
 pub use literal::retire;

@@ -1,6 +1,9 @@
 //! `vmseal reseal --template`: on a host, approves the boots to come of a template's machines. What
 //! they measure follows from the host's own files and reference boots, never from what a guest says.
 
+mod account;
+mod signing;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
@@ -21,12 +24,12 @@ use vmseal::template::{
 };
 
 use super::ask::Approval;
-use super::signing::{outdated, path_of};
-use super::template_account::{body, lines, qemu_option, to_json};
 use crate::cli::{Global, Reseal};
 use crate::commands::keeper::note_template;
 use crate::commands::terminal::{self, Talk};
 use crate::commands::{Done, authority};
+use account::{body, lines, qemu_option, to_json};
+use signing::{outdated, path_of};
 
 /// One template and what is to be done about it.
 struct Work {
