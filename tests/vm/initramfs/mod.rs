@@ -10,6 +10,7 @@ mod attacks;
 mod changes;
 mod crashes;
 mod installed;
+mod kernels;
 mod kind;
 mod shells;
 mod side_by_side;
