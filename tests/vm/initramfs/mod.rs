@@ -11,6 +11,7 @@ mod changes;
 mod crashes;
 mod host;
 mod installed;
+mod kernels;
 mod kind;
 mod power_cuts;
 mod shells;

@@ -4,7 +4,7 @@
 use testkit::image::PASSPHRASE;
 
 use super::installed::{Installed, LOGIN, PROMPT};
-use super::kind::{DRACUT_UKI, INITRAMFS_GRUB, Kind, Shape, VOLUME_UUID};
+use super::kind::{DRACUT_UKI, INITRAMFS_GRUB, Kind, VOLUME_UUID};
 use crate::console::Console;
 use crate::guest::Boot;
 use crate::machine::UKI;
@@ -99,53 +99,4 @@ fn an_approved_unified_kernel_image_opens() {
 
     let mut console = opens(&installed, &Boot::new().run("vmseal confirm"));
     console.exits_saying(0, "withdrawn, since nothing starts it any more");
-}
-
-/// The hooks of a whole Debian: update-initramfs, then a reboot; update-grub at a terminal, then
-/// another.
-#[test]
-fn a_whole_debian_reseals_what_update_initramfs_built_and_what_update_grub_changed() {
-    let kind = INITRAMFS_GRUB.shaped(Shape::Full);
-    let installed = Installed::new(kind);
-    let logged_in = || {
-        let mut console = installed.boot(&Boot::new());
-        assert_eq!(console.either(PROMPT, kind.login()), kind.login());
-        console.log_in();
-        console
-    };
-    let mut console = installed.boot(&Boot::new());
-    console.await_passphrase_prompt();
-    console.enter(PASSPHRASE);
-    console.await_text(kind.login());
-    console.log_in();
-    console.run(&format!("printf %s '{PASSPHRASE}' >/passphrase"));
-    console.exits(0);
-    console.run(&enroll());
-    console.exits(0);
-    console.power_off();
-
-    let mut console = logged_in();
-    console.run("systemctl is-active vmseal-confirm");
-    console.exits_saying(0, "active");
-    console.run("echo loop >>/etc/initramfs-tools/modules; update-initramfs -u");
-    console.exits(0);
-    console.run("vmseal journal");
-    console.exits_saying(0, "approval");
-    console.power_off();
-
-    let mut console = logged_in();
-    console.run("journalctl -b -u vmseal-confirm");
-    console.exits_saying(0, "withdrawn, since nothing starts it any more");
-    console.run("echo 'GRUB_CMDLINE_LINUX=\"console=ttyS0 mitigations=auto\"' >/etc/default/grub; update-grub");
-    console.exits(0);
-    console.run("vmseal reseal --unattended");
-    console.exits_saying(20, "the command line changed");
-    console.run("vmseal reseal --yes");
-    console.exits_saying(0, "approved: ");
-    console.power_off();
-
-    let mut console = logged_in();
-    console.run("grep mitigations=auto /proc/cmdline && vmseal journal --verify");
-    console.exits(0);
-    console.power_off();
 }

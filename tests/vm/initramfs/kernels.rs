@@ -1,0 +1,125 @@
+//! Upgrades of the kernel by the packages and hooks of a whole Debian.
+
+use testkit::image::PASSPHRASE;
+
+use super::installed::{Installed, PROMPT};
+use super::kind::{INITRAMFS_GRUB, Kind, Shape};
+use super::updates::enroll;
+use crate::console::Console;
+use crate::guest::Boot;
+
+/// The package of the kernel after the one that runs at first.
+const UPGRADE: &str = "dpkg -i /var/cache/vmseal-test/*.deb";
+const NEW_RUNS: &str = "test \"$(uname -r)\" = \"$(ls /lib/modules | sort -V | tail -n 1)\"";
+const OLD_RUNS: &str = "test \"$(uname -r)\" != \"$(ls /lib/modules | sort -V | tail -n 1)\"";
+/// In the next boot only: the second kernel of the submenu, after the first one's recovery mode.
+const OLD_ONCE: &str = "grub-reboot '1>2'";
+/// Waits for the service.
+const CONFIRMED: &str = "systemctl start vmseal-confirm; journalctl -b -o cat -u vmseal-confirm";
+
+fn set_grub(words: &str) -> String {
+    let settings = "GRUB_DEFAULT=saved GRUB_TIMEOUT=0 GRUB_CMDLINE_LINUX_DEFAULT=quiet";
+    format!(
+        "printf '%s\\n' {settings} 'GRUB_CMDLINE_LINUX=\"{words}\"' >/etc/default/grub; update-grub"
+    )
+}
+
+/// The first boot, by passphrase, in which the machine is prepared and enrolled.
+fn enrolled(kind: Kind, prepare: &str) -> Installed {
+    let installed = Installed::new(kind);
+    let mut console = installed.boot(&Boot::new());
+    console.await_passphrase_prompt();
+    console.enter(PASSPHRASE);
+    console.await_text(kind.login());
+    console.log_in();
+    console.run(&format!("printf %s '{PASSPHRASE}' >/passphrase; {prepare}"));
+    console.exits(0);
+    console.run(&enroll());
+    console.exits(0);
+    console.power_off();
+    installed
+}
+
+/// A boot by the TPM alone, which was approved as it was; root has logged in. What the service said.
+fn opened(installed: &Installed, kind: Kind) -> (Console<'_>, String) {
+    let mut console = installed.boot(&Boot::new());
+    assert_eq!(console.either(PROMPT, kind.login()), kind.login());
+    console.log_in();
+    console.run(CONFIRMED);
+    let said = console.exits(0);
+    assert!(said.contains("was opened by its TPM, as approved"), "{said}");
+    (console, said)
+}
+
+/// Upgrades, and finds it approved by the configuration alone.
+fn upgrade(console: &mut Console<'_>) {
+    console.run(UPGRADE);
+    let said = console.exits(0);
+    assert!(!said.contains("will ask for the passphrase"), "{said}");
+    console.run("vmseal journal --json");
+    let journal = console.exits(0);
+    for word in ["configuration", "vouched by package linux-image-", "built by this machine's hook"]
+    {
+        assert!(journal.contains(word), "{word}: {journal}");
+    }
+}
+
+/// Kernel, initramfs and menu by Debian's own hooks, and back to the old kernel until it is retired.
+#[test]
+fn a_whole_debian_upgrades_its_kernel_and_retires_the_old_one() {
+    let kind = INITRAMFS_GRUB.shaped(Shape::Full);
+    let installed = enrolled(kind, &set_grub("console=ttyS0"));
+
+    let (mut console, _) = opened(&installed, kind);
+    upgrade(&mut console);
+    console.power_off();
+
+    let (mut console, said) = opened(&installed, kind);
+    assert!(!said.contains("withdrawn"), "{said}");
+    console.run(&format!("{NEW_RUNS} && {OLD_ONCE}"));
+    console.exits(0);
+    console.power_off();
+
+    let (mut console, said) = opened(&installed, kind);
+    assert!(!said.contains("withdrawn"), "{said}");
+    console.run(&format!("{OLD_RUNS} && echo loop >>/etc/initramfs-tools/modules"));
+    console.exits(0);
+    console.run("update-initramfs -u");
+    let said = console.exits(0);
+    assert!(!said.contains("will ask for the passphrase"), "{said}");
+    console.run(&set_grub("console=ttyS0 mitigations=auto"));
+    console.exits(0);
+    console.run("vmseal reseal --unattended");
+    console.exits_saying(20, "the command line changed");
+    console.run("vmseal reseal --yes");
+    console.exits_saying(0, "approved: ");
+    console.power_off();
+
+    let (mut console, said) = opened(&installed, kind);
+    assert!(said.contains("withdrawn, since nothing starts it any more"), "{said}");
+    console.run(&format!("{NEW_RUNS} && grep mitigations=auto /proc/cmdline"));
+    console.exits(0);
+    console.run("vmseal reseal --narrow --yes");
+    console.exits_saying(0, "no longer opens for ");
+    console.run(&format!("{OLD_ONCE} && vmseal status"));
+    console.exits_saying(0, "withdrawn still opens for whoever kept its signature");
+    console.power_off();
+
+    let mut console = installed.boot(&Boot::new());
+    let said = console.await_passphrase_prompt();
+    assert!(said.contains("no signature covers sha256 PCR 0+4+7+9 as they are now"), "{said}");
+    assert!(said.contains("Nobody approved this boot of kernel 6."), "{said}");
+    assert!(said.contains("or the approval was withdrawn"), "{said}");
+    drop(console);
+
+    // Whatever keeps the hook from resealing, the kernel's package does not fail.
+    let (mut console, _) = opened(&installed, kind);
+    console.run(
+        "echo nonsense >/etc/vmseal/reseal.conf; sed -i s/=auto/=off/ /etc/default/grub; \
+         dpkg -P linux-image-$(ls /lib/modules | sort -V | head -n 1)",
+    );
+    console.exits_saying(0, "the boots that are new will ask for the passphrase");
+    console.run("rm /etc/vmseal/reseal.conf; vmseal reseal --yes && vmseal journal --verify");
+    console.exits_saying(0, "approved: ");
+    console.power_off();
+}
