@@ -16,6 +16,7 @@ use crate::prediction::NotReproduced;
 use crate::reseal::StoreError;
 #[cfg(feature = "cli")]
 use crate::sandbox::SandboxError;
+#[cfg(feature = "cli")]
 use crate::template::TemplateError;
 use crate::token::TokenError;
 use crate::tpm::{Lockout, TpmError};

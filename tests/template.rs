@@ -133,7 +133,7 @@ fn one_reseal_opens_every_machine_of_the_template_and_writes_no_header() {
         opens(machine, &file(name)).refused(19).says("pcr 4");
     }
     let ran = host.reseal(&["--template", "debian", "--yes"]).ok();
-    assert!(ran.stderr.contains("PCR 4  host-kernel: 782467f0 -> a2064605"), "{ran:#?}");
+    assert!(ran.stderr.contains("PCR 4  kernel: 782467f0 -> a2064605"), "{ran:#?}");
     assert!(!ran.stderr.contains("PCR 9"), "{ran:#?}");
     for ((name, machine), before) in machines.iter().zip(&before) {
         opens(machine, &file(name)).ok();

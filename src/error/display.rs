@@ -39,6 +39,7 @@ impl fmt::Display for Error {
             Self::NoAuthorityPublic => {
                 f.write_str("no key is named whose signatures the volume is to open for")
             }
+            #[cfg(feature = "cli")]
             Self::Template(error) => error.fmt(f),
             Self::AuthorityKey { path, cause } => write!(f, "{}: {cause}", path.display()),
             Self::PinNeeded { cause } => write!(f, "a PIN is needed: {cause}"),
