@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::account::{Account, Known};
 use super::definition::{Template, Vm};
 use super::forecast::{Forecast, Forecaster, MachineKind};
+use crate::error::Error;
 use crate::measurement::PcrValues;
 use crate::measurement::diff::{Expected, Note};
 use crate::measurement::text::printable;
@@ -77,7 +78,55 @@ impl Outlook {
     }
 }
 
+/// The boots without any machine's own words, each with the index of its authorization.
+type Forecasts = BTreeMap<MachineKind, Result<(usize, Forecast), Error>>;
+
 impl VmPlan {
+    fn of(
+        vm: Vm,
+        template: &Template,
+        forecaster: &Forecaster<'_>,
+        forecasts: &Forecasts,
+        account: &Account,
+    ) -> Self {
+        let before = account.vms.get(&vm.name).map(|known| known.own.clone());
+        let mut plan = Self {
+            name: vm.name.clone(),
+            own: vm.cmdline.clone(),
+            before,
+            boots: vec![],
+            open: vec![],
+        };
+        if let Some(word) = template.stranger(&vm) {
+            let word = printable(word, 80);
+            plan.open.push(format!("{word} is no word that a machine may have of its own"));
+            return plan;
+        }
+        let cmdline = template.cmdline(&vm.cmdline);
+        for (memory, cpus) in template.sizes(&vm) {
+            let kind = MachineKind { memory, cpus };
+            let Some(forecast) = forecasts.get(&kind) else { continue };
+            let boot = forecast.as_ref().map_err(Clone::clone).and_then(|(index, forecast)| {
+                let approved = match vm.cmdline.is_empty() {
+                    // What all machines have is forecast once.
+                    true => forecast.approved,
+                    false => forecaster.reworded(forecast, &cmdline, kind)?,
+                };
+                Ok((approved, *index))
+            });
+            match boot {
+                Ok((approved, index)) => {
+                    let is_new = !account.approves(&vm.name, &approved);
+                    if !plan.boots.iter().any(|(other, ..)| *other == approved) {
+                        plan.boots.push((approved, index, is_new));
+                    }
+                }
+                Err(why) => plan.open.push(format!("with {kind}: {why}")),
+            }
+        }
+        plan
+    }
+
     /// What it is to us.
     pub fn outlook(&self) -> Outlook {
         match (self.open.is_empty(), self.boots.iter().any(|(_, _, is_new)| *is_new)) {
@@ -111,7 +160,7 @@ impl Plan {
             .iter()
             .flat_map(|vm| sizes(vm).map(|(memory, cpus)| MachineKind { memory, cpus }))
             .collect();
-        let mut forecasts = BTreeMap::new();
+        let mut forecasts = Forecasts::new();
         for kind in kinds {
             let forecast = forecaster.of(&template.cmdline(""), kind);
             if let Ok(forecast) = &forecast {
@@ -120,41 +169,10 @@ impl Plan {
             let indexed = |forecast: Forecast| (plan.index_of(&forecast.authorization), forecast);
             forecasts.insert(kind, forecast.map(indexed));
         }
-        for vm in machines {
-            let mut boots: Vec<(PolicyDigest, usize, bool)> = vec![];
-            let stranger = template.stranger(&vm).map(|word| printable(word, 80));
-            let mut open: Vec<_> = stranger
-                .iter()
-                .map(|word| format!("{word} is no word that a machine may have of its own"))
-                .collect();
-            let kinds = sizes(&vm).map(|(memory, cpus)| MachineKind { memory, cpus });
-            for kind in kinds.filter(|_| stranger.is_none()) {
-                let boot = match forecasts.get(&kind) {
-                    // What all machines have is forecast once.
-                    Some(Ok((index, forecast))) if vm.cmdline.is_empty() => {
-                        Ok((forecast.approved, *index))
-                    }
-                    Some(Ok((index, forecast))) => {
-                        let cmdline = template.cmdline(&vm.cmdline);
-                        let approved = forecaster.reworded(forecast, &cmdline, kind);
-                        approved.map(|approved| (approved, *index)).map_err(|it| it.to_string())
-                    }
-                    Some(Err(error)) => Err(error.to_string()),
-                    None => Err("it is not forecast".to_owned()),
-                };
-                match boot {
-                    Ok((approved, index)) => {
-                        let is_new = !account.approves(&vm.name, &approved);
-                        if !boots.iter().any(|(other, ..)| *other == approved) {
-                            boots.push((approved, index, is_new));
-                        }
-                    }
-                    Err(why) => open.push(format!("with {kind}: {why}")),
-                }
-            }
-            let before = account.vms.get(&vm.name).map(|known| known.own.clone());
-            plan.vms.push(VmPlan { name: vm.name, own: vm.cmdline, before, boots, open });
-        }
+        plan.vms = machines
+            .into_iter()
+            .map(|vm| VmPlan::of(vm, template, forecaster, &forecasts, account))
+            .collect();
         let there: BTreeSet<&str> = plan.vms.iter().map(|vm| vm.name.as_str()).collect();
         plan.gone =
             account.vms.keys().filter(|name| !there.contains(name.as_str())).cloned().collect();
