@@ -10,7 +10,7 @@ use testkit::image::PASSPHRASE;
 use testkit::{Ran, run};
 
 use super::installed::{Installed, LOGIN, PROMPT};
-use super::kind::{INITRAMFS_KERNEL, VOLUME_UUID};
+use super::kind::{DRACUT_KERNEL, INITRAMFS_KERNEL, Kind, VOLUME_UUID};
 use crate::guest::Boot;
 use crate::machine::Machine;
 use crate::workshop::{NEWER, text};
@@ -23,7 +23,18 @@ fn vmseal(folder: &Path, arguments: &[&str]) -> Ran {
 
 #[test]
 fn a_host_approves_another_kernel_and_the_machine_opens_its_root() {
-    let installed = Installed::new(INITRAMFS_KERNEL);
+    opens_after_one_reseal(INITRAMFS_KERNEL);
+}
+
+#[test]
+#[ignore = "slow: make vm-test-all"]
+fn a_host_approves_another_kernel_for_dracut_too() {
+    opens_after_one_reseal(DRACUT_KERNEL);
+}
+
+#[track_caller]
+fn opens_after_one_reseal(kind: Kind) {
+    let installed = Installed::new(kind);
     let host = TempDir::with_prefix("vmseal-host-").unwrap();
     vmseal(host.path(), &["authority", "init", "debian"]).ok();
     let public = vmseal(host.path(), &["authority", "export", "debian"]).ok().stdout;
