@@ -278,6 +278,7 @@ fn what_a_host_is_not_told_well_is_refused_before_anything_is_signed() {
         &["--template", "debian", "--all"][..],
         &["--template", "debian", "/dev/vda"],
         &["--all", "--unattended"],
+        &["--all", "--set", "dbx=payload"],
     ] {
         host.reseal(arguments).code(2);
     }

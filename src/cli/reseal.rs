@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 /// What says nothing about other machines.
-const OF_THIS_MACHINE: [&str; 6] =
-    ["devices", "unattended", "entry", "accept", "unlock_key_file", "authority_key"];
+const OF_THIS_MACHINE: [&str; 7] =
+    ["devices", "unattended", "entry", "accept", "set", "unlock_key_file", "authority_key"];
 
 /// `vmseal reseal`
 #[derive(Debug, Args)]

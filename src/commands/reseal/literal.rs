@@ -66,11 +66,16 @@ pub fn retire(
     for entry in retired {
         let Some(keyslot) = entry.keyslot else { continue };
         let head = announced.map(Announced::head);
-        if let Err(error) = enroll::retire(device, keyslot, &entry.policy_hash, head) {
-            if let Some(announced) = announced {
-                announced.refuse(&error, |_| ());
+        match enroll::retire(device, keyslot, &entry.policy_hash, head) {
+            // Gone already: its number may be another's by now.
+            Ok(None) => continue,
+            Ok(Some(_)) => {}
+            Err(error) => {
+                if let Some(announced) = announced {
+                    announced.refuse(&error, |_| ());
+                }
+                return Err(error);
             }
-            return Err(error);
         }
         inputs::forget_expected(global, keyslot, talk);
         talk.prose(format_args!("removed keyslot {keyslot}: {}", entry.name()));

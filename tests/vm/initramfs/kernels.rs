@@ -1,10 +1,8 @@
 //! Upgrades of the kernel by the packages and hooks of a whole Debian.
 
-use testkit::image::PASSPHRASE;
-
 use super::installed::{Installed, PROMPT};
 use super::kind::{INITRAMFS_GRUB, Kind, Shape};
-use super::updates::enroll;
+use super::updates::enrolled_whole;
 use crate::console::Console;
 use crate::guest::Boot;
 
@@ -22,22 +20,6 @@ fn set_grub(words: &str) -> String {
     format!(
         "printf '%s\\n' {settings} 'GRUB_CMDLINE_LINUX=\"{words}\"' >/etc/default/grub; update-grub"
     )
-}
-
-/// The first boot, by passphrase, in which the machine is prepared and enrolled.
-fn enrolled(kind: Kind, prepare: &str) -> Installed {
-    let installed = Installed::new(kind);
-    let mut console = installed.boot(&Boot::new());
-    console.await_passphrase_prompt();
-    console.enter(PASSPHRASE);
-    console.await_text(kind.login());
-    console.log_in();
-    console.run(&format!("printf %s '{PASSPHRASE}' >/passphrase; {prepare}"));
-    console.exits(0);
-    console.run(&enroll());
-    console.exits(0);
-    console.power_off();
-    installed
 }
 
 /// A boot by the TPM alone, which was approved as it was; root has logged in. What the service said.
@@ -68,7 +50,7 @@ fn upgrade(console: &mut Console<'_>) {
 #[test]
 fn a_whole_debian_upgrades_its_kernel_and_retires_the_old_one() {
     let kind = INITRAMFS_GRUB.shaped(Shape::Full);
-    let installed = enrolled(kind, &set_grub("console=ttyS0"));
+    let installed = enrolled_whole(kind, &set_grub("console=ttyS0"));
 
     let (mut console, _) = opened(&installed, kind);
     upgrade(&mut console);

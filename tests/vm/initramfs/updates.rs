@@ -14,7 +14,7 @@ const IDENTITY: &str = "echo 0123456789abcdef0123456789abcdef >/etc/machine-id";
 /// What a generator would write, as far as the kernel and the firmware see.
 const UPDATE: &str = "for f in /boot/initrd.img-*; do cp $f /tmp/i; printf 'an update\\000\\000\\000' >>/tmp/i; cp /tmp/i $f; done";
 
-pub fn enroll() -> String {
+fn enroll() -> String {
     format!(
         "vmseal enroll /dev/disk/by-uuid/{VOLUME_UUID} --policy authority --unlock-key-file /passphrase"
     )
@@ -39,6 +39,22 @@ pub fn opens<'a>(installed: &'a Installed, boot: &Boot) -> Console<'a> {
     let mut console = installed.boot(boot);
     assert_eq!(console.either(PROMPT, LOGIN), LOGIN);
     console
+}
+
+/// A whole Debian after its first boot, by passphrase, in which it was prepared and enrolled.
+pub fn enrolled_whole(kind: Kind, prepare: &str) -> Installed {
+    let installed = Installed::new(kind);
+    let mut console = installed.boot(&Boot::new());
+    console.await_passphrase_prompt();
+    console.enter(PASSPHRASE);
+    console.await_text(kind.login());
+    console.log_in();
+    console.run(&format!("printf %s '{PASSPHRASE}' >/passphrase; {prepare}"));
+    console.exits(0);
+    console.run(&enroll());
+    console.exits(0);
+    console.power_off();
+    installed
 }
 
 #[test]

@@ -4,12 +4,11 @@
 use std::fs;
 use std::process::Command;
 
-use testkit::image::PASSPHRASE;
 use testkit::run::run;
 
 use super::installed::{Installed, PROMPT};
 use super::kind::{INITRAMFS_SIGNED_UKI, Shape};
-use super::updates::{enroll, enrolled, opens};
+use super::updates::{enrolled, enrolled_whole, opens};
 use crate::guest::Boot;
 use crate::workshop::text;
 
@@ -116,18 +115,7 @@ fn an_approved_payload_in_dbx_opens_and_another_one_asks() {
 #[ignore = "slow: make vm-test-all"]
 fn a_whole_debian_tells_of_a_change_before_the_reboot() {
     let kind = INITRAMFS_SIGNED_UKI.shaped(Shape::Full);
-    let installed = Installed::new(kind);
-    let mut console = installed.boot(&Boot::new());
-    console.await_passphrase_prompt();
-    console.enter(PASSPHRASE);
-    console.await_text(kind.login());
-    console.log_in();
-    console.run(&format!("printf %s '{PASSPHRASE}' >/passphrase"));
-    console.exits(0);
-    console.run(&enroll());
-    console.exits(0);
-    console.power_off();
-
+    let installed = enrolled_whole(kind, "true");
     let logged_in = || {
         let mut console = installed.boot(&Boot::new());
         assert_eq!(console.either(PROMPT, kind.login()), kind.login());
