@@ -32,6 +32,7 @@ const PURE: &[&str] = &[
     "src/template/account.rs",
     "src/template/definition.rs",
     "src/template/forecast.rs",
+    "src/template/import/",
     "src/template/plan.rs",
     "src/template/text.rs",
     "src/recovery.rs",

@@ -101,6 +101,16 @@ pub enum DeliveryKind {
     FwCfg,
 }
 
+impl DeliveryKind {
+    /// The word for it in a template.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Files => "files",
+            Self::FwCfg => "fw_cfg",
+        }
+    }
+}
+
 /// Where the files go unless the template says otherwise: QEMU must be able to read them, which
 /// `/var/lib/vmseal` is not for.
 const FOLDER: &str = "/var/lib/vmseal-templates";
@@ -108,6 +118,8 @@ const FOLDER: &str = "/var/lib/vmseal-templates";
 const OWN_WORDS: [&str; 3] = ["systemd.machine_id=", "systemd.hostname=", "vmseal.pin="];
 
 impl Template {
+    /// Where a machine's own words stand in the command line of all.
+    pub const OWN: &'static str = "@own";
     /// Longest text of a template.
     pub const MAX_LEN: usize = 8 << 20;
     /// Most machines of a template.
@@ -136,9 +148,15 @@ impl Template {
         }
     }
 
-    /// The whole command line of a machine.
+    /// The whole command line of a machine: its own words stand where the template says so, else
+    /// at the end.
     pub fn cmdline(&self, own: &str) -> String {
         let Boot::Kernel { cmdline, .. } = &self.boot;
+        if cmdline.split(' ').any(|word| word == Self::OWN) {
+            let words = cmdline.split(' ').map(|word| if word == Self::OWN { own } else { word });
+            let is_left_out = |word: &str| own.is_empty() && word.is_empty();
+            return words.filter(|word| !is_left_out(word)).collect::<Vec<_>>().join(" ");
+        }
         match (cmdline.as_str(), own) {
             (all, "") => all.to_owned(),
             ("", own) => own.to_owned(),

@@ -12,8 +12,10 @@ mod account;
 mod definition;
 mod error;
 mod forecast;
+pub mod import;
 mod plan;
 mod store;
+mod survey;
 mod text;
 
 pub use account::{Account, Known};
@@ -22,3 +24,4 @@ pub use error::TemplateError;
 pub use forecast::{Forecast, Forecaster, MachineKind};
 pub use plan::{Outlook, Plan, Shape, VmPlan};
 pub use store::{Delivered, Templates, require_unexposed};
+pub use survey::faults;

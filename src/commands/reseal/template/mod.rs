@@ -4,6 +4,8 @@
 mod account;
 mod signing;
 
+pub use signing::{delivered, path_of};
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
@@ -29,16 +31,19 @@ use crate::commands::keeper::note_template;
 use crate::commands::terminal::{self, Talk};
 use crate::commands::{Done, authority};
 use account::{body, lines, qemu_option, to_json};
-use signing::{outdated, path_of};
+use signing::outdated;
 
 /// One template and what is to be done about it.
-struct Work {
-    template: Template,
-    key: SigningKey,
+pub struct Work {
+    /// The template.
+    pub template: Template,
+    /// The key that signs for it.
+    pub key: SigningKey,
     files: Named,
     seen: Seen,
     account: Account,
-    plan: Plan,
+    /// What its machines will measure.
+    pub plan: Plan,
 }
 
 /// Plans, shows, has it approved, signs, delivers.
@@ -142,7 +147,22 @@ impl Work {
         memory: &Memory,
         talk: Talk,
     ) -> Result<Self, Error> {
-        let template = templates.read(name)?;
+        Self::with(global, templates, templates.read(name)?, narrow, memory, talk)
+    }
+
+    /// Plans for a template. Nothing is written.
+    ///
+    /// # Errors
+    /// Those of its files, its key, its account and its reference boots.
+    pub fn with(
+        global: &Global,
+        templates: &Templates,
+        template: Template,
+        narrow: bool,
+        memory: &Memory,
+        talk: Talk,
+    ) -> Result<Self, Error> {
+        let name = template.name.as_str();
         let store = authority::store_of_template(global, name, template.authority.as_deref())?;
         let key = store.of(name)?;
         let mut account = templates.account(name)?;
@@ -284,6 +304,9 @@ fn logs(template: &Template) -> Result<Vec<BootLogs>, Error> {
 
 fn variables(path: &Path) -> Result<VariableStore, Error> {
     const MAX: usize = 64 << 20;
+    if path.exists() {
+        require_unexposed(path)?;
+    }
     let bytes = read(path, MAX)?;
     VariableStore::parse(&bytes).map_err(|error| unusable(path, error.to_string()))
 }

@@ -78,6 +78,52 @@ pub fn outdated(
     Ok(files)
 }
 
+/// What a machine was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// There is no file of it, or none that can be read.
+    Nothing,
+    /// A file, with signatures by the template's key for so many of the planned boots.
+    Signed(usize),
+}
+
+impl Delivery {
+    /// What a machine of so many boots lacks.
+    pub fn lack(self, boots: usize) -> Option<String> {
+        match self {
+            Self::Nothing => Some("no signatures are delivered".to_owned()),
+            Self::Signed(0) if boots > 0 => Some("its boot is not signed for".to_owned()),
+            Self::Signed(signed) if signed < boots => {
+                Some(format!("{} of its {boots} boots are not signed for", boots - signed))
+            }
+            Self::Signed(_) => None,
+        }
+    }
+}
+
+/// What each machine of a plan was given, in the plan's order.
+///
+/// # Errors
+/// None that a file on disk can bring about.
+pub fn delivered(
+    template: &Template,
+    plan: &Plan,
+    key: &SigningKey,
+) -> Result<Vec<Delivery>, Error> {
+    in_parallel(&plan.vms, |vm| {
+        let Some(text) = read(&path_of(template, &vm.name)) else { return Ok(Delivery::Nothing) };
+        let mut signatures = Signatures::default();
+        let _ = signatures.add_json(&text);
+        let signatures = verified(&signatures, &[key.public()]);
+        let is_signed = |approved: &PolicyDigest, index: usize| {
+            let of = plan.authorizations.get(index);
+            of.is_some_and(|of| !signatures.matching(of, approved).is_empty())
+        };
+        let signed = vm.boots.iter().filter(|(approved, index, _)| is_signed(approved, *index));
+        Ok(Delivery::Signed(signed.count()))
+    })
+}
+
 /// What is planned for a machine and approved.
 fn wanted<'a>(
     vm: &'a VmPlan,
