@@ -31,6 +31,7 @@ const PURE: &[&str] = &[
     "src/reseal/time.rs",
     "src/template/account.rs",
     "src/template/definition.rs",
+    "src/template/delivery.rs",
     "src/template/forecast.rs",
     "src/template/import/",
     "src/template/plan.rs",

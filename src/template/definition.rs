@@ -99,16 +99,10 @@ pub enum DeliveryKind {
     Files,
     /// QEMU shows the file to the guest.
     FwCfg,
-}
-
-impl DeliveryKind {
-    /// The word for it in a template.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Files => "files",
-            Self::FwCfg => "fw_cfg",
-        }
-    }
+    /// The file is a disk of the machine, which it cannot write.
+    Disk,
+    /// dom0 puts the file's text into the machine's QubesDB.
+    Qubesdb,
 }
 
 /// Where the files go unless the template says otherwise: QEMU must be able to read them, which

@@ -10,6 +10,7 @@
 
 mod account;
 mod definition;
+mod delivery;
 mod error;
 mod forecast;
 pub mod import;

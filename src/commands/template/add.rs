@@ -47,7 +47,7 @@ pub fn run(global: &Global, args: &Add, talk: Talk) -> Done {
 /// Where the template comes from, and what it is.
 fn draft(args: &Add) -> Result<(PathBuf, Result<Draft, ImportError>), Error> {
     let (first, machines, delivery) = match (&args.qubes, args.libvirt.as_slice()) {
-        (Some(folder), _) => (folder.clone(), of_qubes(folder, &args.vm)?, DeliveryKind::Files),
+        (Some(folder), _) => (folder.clone(), of_qubes(folder, &args.vm)?, DeliveryKind::Qubesdb),
         (None, []) => described(&args.qemu, qemu::MAX_LEN, qemu::describe)?,
         (None, files) => described(files, libvirt::MAX_LEN, libvirt::describe)?,
     };

@@ -2,6 +2,7 @@
 //! they measure follows from the host's own files and reference boots, never from what a guest says.
 
 mod account;
+mod handover;
 mod signing;
 
 pub use signing::{delivered, path_of};
@@ -21,8 +22,8 @@ use vmseal::policy::SigningKey;
 use vmseal::prediction::{KnownFiles, Spelled};
 use vmseal::reseal::{Kind, Store};
 use vmseal::template::{
-    Account, Boot, Delivered, DeliveryKind, Forecaster, Material, Outlook, Plan, Template,
-    TemplateError, Templates, require_unexposed,
+    Account, Boot, Delivered, Forecaster, Material, Outlook, Plan, Template, TemplateError,
+    Templates, require_unexposed,
 };
 
 use super::ask::Approval;
@@ -30,7 +31,8 @@ use crate::cli::{Global, Reseal};
 use crate::commands::keeper::note_template;
 use crate::commands::terminal::{self, Talk};
 use crate::commands::{Done, authority};
-use account::{body, lines, qemu_option, to_json};
+use account::{body, lines, to_json};
+use handover::Handover;
 use signing::outdated;
 
 /// One template and what is to be done about it.
@@ -220,13 +222,19 @@ impl Work {
             }
             None => (self.account.clone(), None),
         };
-        let files = outdated(&self.template, &self.plan, &account, &self.key)?;
+        let (files, dropped) = outdated(&self.template, &self.plan, &account, &self.key)?;
         Delivered::write_all(&files)?;
         if let Some(head) = line {
             let body = json!({ "of": head.seq, "files": files.len() });
             if let Err(error) = note_template(global, Kind::Apply, name, body, talk) {
                 talk.remark(format_args!("WARNING: how it ended is not in the journal: {error}"));
             }
+        }
+        if dropped > 0 {
+            talk.remark(format_args!(
+                "template {name}: no room for {dropped} signatures of boots that it no longer tells: \
+                 they are not delivered"
+            ));
         }
         self.report(is_new, files.len(), talk);
         Ok(())
@@ -255,10 +263,9 @@ impl Work {
             (true, _) => talk
                 .prose(format_args!("approved: template {name}, {files} files written in {folder}")),
         }
-        if delivery.kind == DeliveryKind::FwCfg {
-            let path = delivery.folder.join("MACHINE.json");
-            talk.prose(format_args!("start each with {}", qemu_option(&path.to_string_lossy())));
-        }
+        let path = path_of(&self.template, "MACHINE");
+        let handover = Handover::of(delivery.kind, &path.to_string_lossy());
+        handover.lines().for_each(|line| talk.prose(line));
     }
 }
 
