@@ -94,7 +94,7 @@ impl Host {
 fn machines_open_with_what_is_delivered_or_are_named() {
     let host = Host::new();
     let before = host.snapshot();
-    let ran = host.check(&["debian"]).code(20).says("2 machines were not given");
+    let ran = host.check(&["debian"]).code(20).says("2 machines would not open by themselves");
     assert!(ran.stdout.contains("0 of 2 machines"), "{ran:#?}");
     assert!(ran.stdout.contains("  a does not open: no signatures are delivered"), "{ran:#?}");
     assert_eq!(host.snapshot(), before);

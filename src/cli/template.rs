@@ -54,7 +54,7 @@ pub struct Add {
 #[derive(Debug, Args)]
 pub struct Check {
     /// Templates to look at
-    #[arg(value_name = "NAME", required_unless_present_any = ["all", "vm"])]
+    #[arg(value_name = "NAME", required_unless_present_any = ["all", "vm", "libvirt"])]
     pub names: Vec<String>,
     /// Look at every template
     #[arg(long, conflicts_with = "names")]
@@ -62,4 +62,8 @@ pub struct Check {
     /// Look at this machine only, of whichever template has it; may be given several times
     #[arg(long, value_name = "MACHINE")]
     pub vm: Vec<String>,
+    /// Look at the machine of this XML only, as virsh dumpxml prints it, and whether it is started
+    /// as its template tells; - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["names", "all", "vm"])]
+    pub libvirt: Option<PathBuf>,
 }

@@ -233,7 +233,7 @@ fn template_hint(error: &TemplateError) -> &'static str {
             "nothing was changed; vmseal template check --all names every fault. Correct them first: the form of a template is in vmseal(8)"
         }
         TemplateError::NotDelivered { .. } => {
-            "it would stand at the passphrase prompt. Look at what changed, and approve it: vmseal reseal --template NAME"
+            "vmseal template check NAME tells why. Look at what changed, and approve it: vmseal reseal --template NAME"
         }
         TemplateError::Malformed { .. } => "correct it: vmseal(8) tells the form of a template",
         TemplateError::Account { .. } => {

@@ -88,7 +88,8 @@ pub enum TemplateError {
         /// The first one.
         why: String,
     },
-    /// Machines were not given the signatures of all their boots.
+    /// Machines would not open by themselves: they were not given the signatures of all their boots, or
+    /// are not started as their template tells.
     NotDelivered {
         /// How many machines.
         count: usize,
@@ -141,13 +142,10 @@ impl fmt::Display for TemplateError {
                 }
             }
             Self::NotDelivered { count, first, template } => match count {
-                1 => write!(
-                    f,
-                    "{first} of template {template} was not given what its next boot needs"
-                ),
+                1 => write!(f, "{first} of template {template} would not open by itself now"),
                 _ => write!(
                     f,
-                    "{count} machines were not given what their next boot needs, {first} of template \
+                    "{count} machines would not open by themselves now, {first} of template \
                      {template} among them"
                 ),
             },

@@ -1,7 +1,6 @@
 //! `vmseal template add`: makes a template from what a host has of its machines.
 
 use std::fs::File;
-use std::io::{Read, stdin};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -9,6 +8,7 @@ use vmseal::Error;
 use vmseal::template::import::{Described, Draft, ImportError, libvirt, qemu, qubes};
 use vmseal::template::{DeliveryKind, Template, TemplateError, Templates};
 
+use super::{read, unusable};
 use crate::cli::{Add, Global};
 use crate::commands::Done;
 use crate::commands::terminal::Talk;
@@ -90,24 +90,4 @@ fn of_qubes(folder: &Path, vms: &[String]) -> Result<Vec<Described>, Error> {
         })
         .collect();
     Ok(qubes::describe(&folder.to_string_lossy(), common.trim(), &vms))
-}
-
-fn read(path: &Path, limit: usize) -> Result<String, Error> {
-    let refused = |error: std::io::Error| unusable(path, error.to_string());
-    let mut bytes = Vec::new();
-    let most = limit as u64 + 1;
-    match path == Path::new("-") {
-        true => stdin().lock().take(most).read_to_end(&mut bytes),
-        false => File::open(path).map_err(refused)?.take(most).read_to_end(&mut bytes),
-    }
-    .map_err(refused)?;
-    if bytes.len() > limit {
-        let (path, error) = (path.to_owned(), ImportError::TooLong { limit });
-        return Err(TemplateError::Import { path, error }.into());
-    }
-    String::from_utf8(bytes).map_err(|_| unusable(path, "it is not text".to_owned()))
-}
-
-fn unusable(path: &Path, cause: String) -> Error {
-    Error::Artifact { path: path.to_owned(), cause }
 }

@@ -2,14 +2,16 @@
 //! delivered now. Nothing is written.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use vmseal::Error;
 use vmseal::artifact::hashing::Memory;
 use vmseal::measurement::text::printable;
+use vmseal::template::import::{Described, ImportError, differences, libvirt};
 use vmseal::template::{Template, TemplateError, Templates, faults};
 
+use super::read;
 use crate::cli::{Check, Global};
 use crate::commands::Done;
 use crate::commands::reseal::{TemplateWork as Work, delivered, path_of};
@@ -36,6 +38,9 @@ struct Machine {
 /// Looks, tells, and ends with what is worst.
 pub fn run(global: &Global, args: &Check, talk: Talk) -> Done {
     let templates = Templates::below(&global.root);
+    let domain = args.libvirt.as_deref().map(domain).transpose()?;
+    let mut wanted = args.vm.clone();
+    wanted.extend(domain.as_ref().and_then(|domain| domain.name.clone()));
     let names = match args.names.as_slice() {
         [] => templates.names().map_err(Error::from)?,
         names => names.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
@@ -49,13 +54,20 @@ pub fn run(global: &Global, args: &Check, talk: Talk) -> Done {
             // Of a machine it cannot be told then whether it is one of that template.
             Err(error) => findings.faults.push(error.to_string()),
             Ok(mut template) => {
-                if !args.vm.is_empty() {
-                    template.vms.retain(|vm| args.vm.contains(&vm.name));
+                if !wanted.is_empty() {
+                    template.vms.retain(|vm| wanted.contains(&vm.name));
                     if template.vms.is_empty() {
                         continue;
                     }
                 }
+                let differences = domain
+                    .as_ref()
+                    .zip(template.vms.first())
+                    .map(|(domain, vm)| differences(&template, vm, domain));
                 findings.look_at(global, &templates, template, &mut files, &memory);
+                if let Some(machine) = findings.machines.first_mut() {
+                    machine.why.extend(differences.into_iter().flatten());
+                }
             }
         }
         found.push(findings);
@@ -65,7 +77,7 @@ pub fn run(global: &Global, args: &Check, talk: Talk) -> Done {
         talk.object(&json!({ "templates": all }));
     }
     found.iter().flat_map(Findings::lines).for_each(|line| talk.prose(line));
-    verdict(&found, &args.vm)
+    verdict(&found, &wanted)
 }
 
 /// A fault outweighs a machine that was not given its signatures.
@@ -92,6 +104,16 @@ fn verdict(found: &[Findings], wanted: &[String]) -> Done {
             let count = open.len();
             Err(Error::from(TemplateError::NotDelivered { count, first, template }).into())
         }
+    }
+}
+
+/// The machine that an XML describes.
+fn domain(path: &Path) -> Result<Described, Error> {
+    let refused = |error| TemplateError::Import { path: path.to_owned(), error };
+    let machine = libvirt::describe(&read(path, libvirt::MAX_LEN)?).map_err(refused)?;
+    match machine.name {
+        Some(_) => Ok(machine),
+        None => Err(refused(ImportError::NoName).into()),
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! What cannot be told is left open by name, never guessed.
 
+mod compare;
 mod draft;
 mod error;
 pub mod libvirt;
@@ -14,6 +15,7 @@ pub mod qemu;
 pub mod qubes;
 mod words;
 
+pub use compare::differences;
 pub use draft::Draft;
 pub use error::ImportError;
 
