@@ -9,7 +9,7 @@ use vmseal::Error;
 use vmseal::artifact::hashing::Memory;
 use vmseal::measurement::text::printable;
 use vmseal::template::import::{Described, ImportError, differences, libvirt};
-use vmseal::template::{Template, TemplateError, Templates, faults};
+use vmseal::template::{Boot, Material, Template, TemplateError, Templates, faults};
 
 use super::read;
 use crate::cli::{Check, Global};
@@ -31,6 +31,8 @@ struct Findings {
 struct Machine {
     name: String,
     file: PathBuf,
+    /// What its host must give it: kernel and initrd where these are files, and the command line.
+    given: [Option<String>; 3],
     /// Why it does not open, or not however it may be started.
     why: Vec<String>,
 }
@@ -179,8 +181,10 @@ impl Findings {
 
     fn to_json(&self) -> Value {
         let machines = self.machines.iter().map(|machine| {
+            let [kernel, initrd, cmdline] = &machine.given;
             json!({
                 "name": machine.name, "file": machine.file,
+                "kernel": kernel, "initrd": initrd, "cmdline": cmdline,
                 "covered": machine.why.is_empty(), "why": machine.why,
             })
         });
@@ -191,13 +195,24 @@ impl Findings {
     }
 }
 
+/// What the host must give a machine with these words of its own.
+fn given(template: &Template, own: &str) -> [Option<String>; 3] {
+    let Boot::Kernel { kernel, initrd, .. } = &template.boot;
+    let file = |material: &Material| match material {
+        Material::File(path) => Some(path.display().to_string()),
+        Material::Digests(_) => None,
+    };
+    [file(kernel), file(initrd), Some(template.cmdline(own))]
+}
+
 /// Each machine of the plan, and what it lacks.
 fn machines(work: &Work) -> Result<Vec<Machine>, Error> {
     let there = delivered(&work.template, &work.plan, &work.key)?;
     let machines = work.plan.vms.iter().zip(there).map(|(vm, delivery)| {
         let mut why = vm.open.clone();
         why.extend(delivery.lack(vm.boots.len()));
-        Machine { name: vm.name.clone(), file: path_of(&work.template, &vm.name), why }
+        let (name, file) = (vm.name.clone(), path_of(&work.template, &vm.name));
+        Machine { name, file, given: given(&work.template, &vm.own), why }
     });
     Ok(machines.collect())
 }
