@@ -197,6 +197,8 @@ fn a_domain_that_no_host_can_approve_is_refused_by_name() {
     let no_tpm = changed("<tpm model='tpm-crb'>", "<tmp>").err();
     assert!(matches!(no_tpm, Some(ImportError::NotXml { .. })));
     assert_eq!(changed("version='2.0'", "version='1.2'").unwrap().open, ["it has no TPM 2.0"]);
+    let unsaid = changed(" version='2.0'", "").unwrap();
+    assert_eq!(unsaid.open, ["the version of its TPM is not told: it must be 2.0"]);
 
     // Of machines that boot otherwise no template is made that would tell one of them wrongly.
     let other = host.0.path().join("other.xml");

@@ -195,6 +195,9 @@ fn each_fault_of_a_template_is_named() {
     fs::write(host.file("fedora"), "boot = \"floppy\"\n").unwrap();
     let ran = host.check(&["--all"]).code(3).says("is no template");
     assert!(ran.stdout.contains("template debian: 2 of 3"), "{ran:#?}");
+    // Of a machine that is found, it does not matter.
+    host.check(&["--vm", "a"]).ok();
+    host.check(&["--vm", "d"]).code(3).says("is no template");
     host.check(&["ubuntu"]).code(3).says("there is no template");
     host.check(&[]).code(2);
     host.check(&["debian", "--all"]).code(2);

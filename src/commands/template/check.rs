@@ -23,6 +23,8 @@ const NAMED: usize = 20;
 /// What was found of one template.
 struct Findings {
     name: String,
+    /// Of a machine it cannot be told then whether it is one of that template.
+    is_unread: bool,
     faults: Vec<String>,
     machines: Vec<Machine>,
 }
@@ -51,10 +53,12 @@ pub fn run(global: &Global, args: &Check, talk: Talk) -> Done {
     let mut files = BTreeSet::new();
     let mut found = vec![];
     for name in names {
-        let mut findings = Findings { name, faults: vec![], machines: vec![] };
+        let mut findings = Findings { name, is_unread: false, faults: vec![], machines: vec![] };
         match templates.read(&findings.name) {
-            // Of a machine it cannot be told then whether it is one of that template.
-            Err(error) => findings.faults.push(error.to_string()),
+            Err(error) => {
+                findings.faults.push(error.to_string());
+                findings.is_unread = true;
+            }
             Ok(mut template) => {
                 if !wanted.is_empty() {
                     template.vms.retain(|vm| wanted.contains(&vm.name));
@@ -73,6 +77,11 @@ pub fn run(global: &Global, args: &Check, talk: Talk) -> Done {
             }
         }
         found.push(findings);
+    }
+    let is_found = |name: &String| found.iter().any(|findings| findings.has(name));
+    if !wanted.is_empty() && wanted.iter().all(is_found) {
+        // Another template is another matter.
+        found.retain(|findings| !findings.is_unread);
     }
     if talk.json {
         let all: Vec<Value> = found.iter().map(Findings::to_json).collect();
@@ -153,7 +162,7 @@ impl Findings {
     }
 
     fn lines(&self) -> Vec<String> {
-        let Self { name, faults, machines } = self;
+        let Self { name, faults, machines, .. } = self;
         if !faults.is_empty() {
             let faults = faults.iter().map(|fault| format!("  {}", printable(fault, 400)));
             return [format!("template {name}: wrong")].into_iter().chain(faults).collect();

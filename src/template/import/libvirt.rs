@@ -58,6 +58,10 @@ pub fn describe(xml: &str) -> Result<Described, ImportError> {
 /// What the domain tells and a template does not.
 fn open(domain: Node<'_, '_>, os: Node<'_, '_>, described: &Described) -> Vec<String> {
     let mut open = vec![];
+    let version = tpm_backend(domain).map(|backend| backend.attribute("version"));
+    if described.tpm.is_some() && version == Some(None) {
+        open.push("the version of its TPM is not told: it must be 2.0".to_owned());
+    }
     if described.tpm.is_none() {
         open.push("it has no TPM 2.0".to_owned());
     }
@@ -78,14 +82,17 @@ fn open(domain: Node<'_, '_>, os: Node<'_, '_>, described: &Described) -> Vec<St
 
 /// The kind of its TPM 2.0.
 fn tpm(domain: Node<'_, '_>) -> Option<String> {
-    let tpm = devices(domain).find(|node| node.has_tag_name("tpm"))?;
-    let backend = child(tpm, "backend")?;
-    // libvirt's default is 1.2 for a TPM that is emulated before version 7.2, 2.0 from then on.
-    if backend.attribute("version") == Some("1.2") {
+    let backend = tpm_backend(domain)?;
+    if backend.attribute("version").is_some_and(|version| version != "2.0") {
         return None;
     }
-    let model = tpm.attribute("model").unwrap_or("tpm-tis");
+    let model = backend.parent_element()?.attribute("model").unwrap_or("tpm-tis");
     Some(model.trim_start_matches("tpm-").to_owned())
+}
+
+fn tpm_backend<'a, 'input>(domain: Node<'a, 'input>) -> Option<Node<'a, 'input>> {
+    let tpm = devices(domain).find(|node| node.has_tag_name("tpm"))?;
+    child(tpm, "backend")
 }
 
 /// Memory in MiB, as libvirt rounds it for QEMU.
