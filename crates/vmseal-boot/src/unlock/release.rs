@@ -121,7 +121,7 @@ impl Pass<'_> {
         let sources = self.sources();
         let seen = RefCell::new(vec![]);
         let firmware_log = self.machine.firmware_log();
-        let (mut tries, disks, mut is_late) = (0, sources.disks(), false);
+        let (mut tries, disks) = (0, sources.disks());
         let released = loop {
             tries += 1;
             let means = Means {
@@ -143,11 +143,9 @@ impl Pass<'_> {
                 Err(error @ Error::WrongPin { .. }) if tries < PIN_TRIES => {
                     say(format_args!("{}: {error}", volume.device.display()));
                 }
-                // Once: who has no such disk waits for it in vain.
+                // Once for all volumes: who has no such disk waits for it in vain.
                 Err(Error::Unapproved { .. })
-                    if !is_late && sources.await_disk(disks, LATE_DISK) =>
-                {
-                    is_late = true;
+                    if !self.awaited_disk.replace(true) && sources.await_disk(disks, LATE_DISK) => {
                 }
                 outcome => break outcome,
             }
