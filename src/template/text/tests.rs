@@ -29,7 +29,7 @@ kind = "fw_cfg"
 #[test]
 fn a_template_says_how_its_machines_boot() {
     let template = Template::parse("debian-13", GOOD).unwrap();
-    let Boot::Kernel { kernel, initrd, .. } = &template.boot;
+    let Boot::Kernel { kernel, initrd, .. } = &template.boot else { panic!("a kernel") };
     assert_eq!(*kernel, Material::File("/srv/vmlinuz".into()));
     assert_eq!(*initrd, Material::Digests("/srv/digests.json".into()));
     assert_eq!((template.qemu, template.bank), (Some((10, 0)), PcrBank::Sha256));
