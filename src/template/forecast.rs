@@ -233,7 +233,11 @@ impl<'a> Forecaster<'a> {
             entry.events.iter().filter(there).filter(|account| account.source.is_none());
         match logged.find(|account| is_of_disk(account)) {
             None => Ok(()),
-            Some(account) => Err(unforeseen(&account.what, "its file is not on the disk")),
+            Some(account) => {
+                // Without the device that the log names.
+                let what = account.what.rsplit('/').next().unwrap_or_default();
+                Err(unforeseen(what, "its file is not on the disk"))
+            }
         }
     }
 

@@ -329,3 +329,6 @@ fn shown(text: String, max: usize) -> Result<String, String> {
     let is_plain = text.len() <= max && text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     require(is_plain, "a text that cannot be shown").map(|()| text)
 }
+
+#[cfg(test)]
+mod tests;

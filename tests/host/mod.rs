@@ -76,6 +76,17 @@ impl Host {
         self.path("delivered").join(name)
     }
 
+    /// Answers the prompt of `vmseal reseal` on a terminal, after `meanwhile` has run.
+    pub fn at_a_terminal(&self, options: &[&str], meanwhile: &str, answer: &str) -> Ran {
+        let root = self.path("root");
+        let words = [&[VMSEAL, "reseal"], options, &["--root", root.to_str().unwrap()]].concat();
+        let script = format!(
+            "(sleep 4; {meanwhile}; echo {answer}; sleep 1) | script -qec \"{}\" /dev/null",
+            words.join(" ")
+        );
+        run(Command::new("sh").args(["-c", &script]))
+    }
+
     pub fn reseal(&self, options: &[&str]) -> Ran {
         self.vmseal(&[&["reseal"], options].concat())
     }

@@ -48,6 +48,12 @@ impl Disk {
         }
     }
 
+    /// The file systems as folders, `esp` and `boot` below this one.
+    pub fn lay_out(&self, folder: &Path) {
+        lay_out(&self.esp, &folder.join("esp"));
+        lay_out(&self.boot, &folder.join("boot"));
+    }
+
     fn write_esp(&self, image: &str, folder: &Path) {
         let tree = folder.join("esp");
         lay_out(&self.esp, &tree);

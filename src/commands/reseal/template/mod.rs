@@ -84,10 +84,11 @@ pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
     if let Some(error) = unread {
         return Err(error.into());
     }
+    covered(&works)?;
     if !changing {
         talk.prose("every boot of the templates' machines is approved already");
     }
-    covered(&works)
+    Ok(())
 }
 
 /// What is to be done about each template. A disk that cannot be read well, which a guest can bring
