@@ -162,7 +162,7 @@ fn fat_of_any_kind_is_read_within_bounds() {
     for next in [
         &|cluster| cluster,
         &|cluster: u64| cluster + 1,
-        &|cluster: u64| if cluster % 2 == 0 { cluster + 1 } else { cluster - 1 },
+        &|cluster: u64| if cluster.is_multiple_of(2) { cluster + 1 } else { cluster - 1 },
         &|_| 2,
         &|_| 0xffee,
         &|_| 0,
@@ -267,7 +267,7 @@ fn absurd_files_and_links_in_ext4_are_read_within_bounds() {
     let kernel = "vmlinuz-6.12.107+deb13-cloud-amd64";
     for (what, commands) in [
         ("2^63 bytes", format!("set_inode_field {kernel} size 0x7fffffffffffffff")),
-        ("2^62 bytes", format!("set_inode_field grub/grub.cfg size 0x4000000000000000")),
+        ("2^62 bytes", "set_inode_field grub/grub.cfg size 0x4000000000000000".to_owned()),
         ("1 GiB of nothing", format!("set_inode_field {kernel} size 0x40000000")),
         ("1 GiB of script", "set_inode_field grub/grub.cfg size 0x40000000".to_owned()),
         ("a link to itself", format!("rm {kernel}\nsymlink {kernel} {kernel}")),
