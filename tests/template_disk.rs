@@ -256,6 +256,12 @@ fn a_forged_disk_changes_no_signature_of_another_template() {
         let ran = host.reseal(&["--all", "--yes"]).code(3);
         ran.says("template evil: ").says("nothing of it is changed");
     }
+    // Nor does a log that is none.
+    let noise = host.path("noise.bin");
+    fs::write(&noise, [0xff; 4096]).unwrap();
+    host.template_of("evil", &format!("boot = \"disk\"\nimage = {evil:?}"), &noise, VMS);
+    host.reseal(&["--all", "--yes"]).code(3).says("template evil: ");
+    write(&evil);
     // Of the other one all was approved meanwhile, and of this one nothing.
     assert_ne!(delivered("debian"), debian);
     assert_eq!(delivered("evil"), before);
