@@ -214,7 +214,8 @@ impl Kind {
         machine
     }
 
-    fn command_line(&self) -> String {
+    /// What its kernel is told, where no loader makes it.
+    pub fn command_line(&self) -> String {
         COMMAND_LINE.to_owned() + &self.words()
     }
 
