@@ -9,7 +9,7 @@
 //! predict: EventLog + Artifacts → Prediction → PcrValues
 //! boot:    Header → Pin check → Token → policy session → SealedSecret → KeyslotPassphrase
 //!                 → VolumeKey → open volume → latch → gate
-//! host:    Template + reference EventLog + Artifacts → Prediction → Plan → signatures
+//! host:    Template + reference EventLog + Artifacts → Prediction → Forecasts → Plan → signatures
 //! ```
 //!
 //! # Rooms

@@ -5,8 +5,8 @@ use vmseal::authority::AuthorityError;
 use vmseal::boot::Lacking;
 use vmseal::luks::{LuksError, PinsError};
 use vmseal::reseal::StoreError;
-use vmseal::template::TemplateError;
 use vmseal::template::import::ImportError;
+use vmseal::template::{TemplateError, Unread};
 use vmseal::tpm::TpmError;
 
 /// One line of advice.
@@ -243,6 +243,12 @@ fn template_hint(error: &TemplateError) -> &'static str {
             "name fewer memory sizes and processor counts, or drop older boots: --narrow"
         }
         TemplateError::SameFile { .. } => "give each template a folder of its own in [delivery]",
+        TemplateError::Unread { cause: Unread::Refused(_), .. } => {
+            "correct what the template names, or give the host a kernel with Landlock; nothing of it was approved, signed or changed"
+        }
+        TemplateError::Unread { .. } => {
+            "its disk is damaged, or made to look so: find out who wrote it. Nothing of this template was approved, signed or changed"
+        }
         TemplateError::Io { .. } => "run as root, where the file system has room",
     }
 }

@@ -9,7 +9,7 @@ use vmseal::Error;
 use vmseal::artifact::hashing::Memory;
 use vmseal::measurement::text::printable;
 use vmseal::template::import::{Described, ImportError, differences, libvirt};
-use vmseal::template::{Boot, Material, Template, TemplateError, Templates, faults};
+use vmseal::template::{Boot, Material, Template, TemplateError, Templates, Vm, faults};
 
 use super::read;
 use crate::cli::{Check, Global};
@@ -33,7 +33,7 @@ struct Findings {
 struct Machine {
     name: String,
     file: PathBuf,
-    /// What its host must give it: kernel and initrd where these are files, and the command line.
+    /// What its host must give it, where it does: kernel and initrd that are files, and the command line.
     given: [Option<String>; 3],
     /// Why it does not open, or not however it may be started.
     why: Vec<String>,
@@ -59,18 +59,20 @@ pub fn run(global: &Global, args: &Check, talk: Talk) -> Done {
                 findings.faults.push(error.to_string());
                 findings.is_unread = true;
             }
-            Ok(mut template) => {
-                if !wanted.is_empty() {
-                    template.vms.retain(|vm| wanted.contains(&vm.name));
-                    if template.vms.is_empty() {
-                        continue;
-                    }
+            Ok(template) => {
+                let is_wanted = |vm: &&Vm| wanted.is_empty() || wanted.contains(&vm.name);
+                let first = template.vms.iter().find(is_wanted);
+                if !wanted.is_empty() && first.is_none() {
+                    continue;
                 }
                 let differences = domain
                     .as_ref()
-                    .zip(template.vms.first())
+                    .zip(first)
                     .map(|(domain, vm)| differences(&template, vm, domain));
-                findings.look_at(global, &templates, template, &mut files, &memory);
+                findings.look_at(global, &templates, &template, &mut files, &memory);
+                findings
+                    .machines
+                    .retain(|machine| wanted.is_empty() || wanted.contains(&machine.name));
                 if let Some(machine) = findings.machines.first_mut() {
                     machine.why.extend(differences.into_iter().flatten());
                 }
@@ -133,13 +135,13 @@ impl Findings {
         &mut self,
         global: &Global,
         templates: &Templates,
-        template: Template,
+        template: &Template,
         files: &mut BTreeSet<PathBuf>,
         memory: &Memory,
     ) {
-        self.faults.extend(faults(&template).iter().map(ToString::to_string));
+        self.faults.extend(faults(template).iter().map(ToString::to_string));
         for vm in template.machines() {
-            let path = path_of(&template, &vm.name);
+            let path = path_of(template, &vm.name);
             if !files.insert(path.clone()) {
                 self.faults.push(TemplateError::SameFile { path }.to_string());
             }
@@ -148,7 +150,7 @@ impl Findings {
             return;
         }
         let quiet = Talk { quiet: true, verbose: 0, json: false };
-        match Work::with(global, templates, template, false, memory, quiet) {
+        match Work::of(global, templates, &template.name, memory, quiet) {
             Err(error) => self.faults.push(error.to_string()),
             Ok(work) => match machines(&work) {
                 Err(error) => self.faults.push(error.to_string()),
@@ -206,7 +208,7 @@ impl Findings {
 
 /// What the host must give a machine with these words of its own.
 fn given(template: &Template, own: &str) -> [Option<String>; 3] {
-    let Boot::Kernel { kernel, initrd, .. } = &template.boot;
+    let Boot::Kernel { kernel, initrd, .. } = &template.boot else { return [const { None }; 3] };
     let file = |material: &Material| match material {
         Material::File(path) => Some(path.display().to_string()),
         Material::Digests(_) => None,
