@@ -59,7 +59,7 @@ install: ## into $(DESTDIR)$(PREFIX)
 	$(RELEASE)/vmseal generate bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmseal
 	$(RELEASE)/vmseal generate zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vmseal
 	$(RELEASE)/vmseal generate fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vmseal.fish
-	$(if $(filter /usr,$(PREFIX)),$(INSTALL_HOOKS),@echo "the hooks of initramfs-tools, dracut and kernel updates are installed with PREFIX=/usr only")
+	$(if $(filter /usr,$(PREFIX)),$(INSTALL_HOOKS),@echo "the hooks of initramfs-tools, dracut, kernel updates and libvirt are installed with PREFIX=/usr only")
 
 # Where others look for them, and nowhere else. They call what is in /usr/lib/vmseal.
 define INSTALL_HOOKS
@@ -70,7 +70,7 @@ cp -R --preserve=mode initramfs-hooks/. $(DESTDIR)/usr/share/initramfs-tools
 cp -R --preserve=mode dracut/90vmseal $(DESTDIR)/usr/lib/dracut/modules.d
 endef
 
-deb: build deps-deb ## Debian packages: vmseal, vmseal-initramfs, vmseal-dracut
+deb: build deps-deb ## Debian packages: vmseal, vmseal-initramfs, vmseal-dracut, vmseal-host
 	packaging/deb $(RELEASE)/../deb
 
 COMPLETION_FOLDERS = bash-completion/completions zsh/site-functions fish/vendor_completions.d

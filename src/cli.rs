@@ -2,15 +2,20 @@
 
 use std::path::PathBuf;
 
+mod authority;
+mod enroll;
+mod predict;
 mod reseal;
+mod template;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use vmseal::coverage::Component;
-use vmseal::measurement::PcrBank;
-
+pub use authority::{Authority, AuthorityCommand, Key, NewKey};
+pub use enroll::{Enroll, PolicyMode, Rebuild};
+pub use predict::Predict;
 pub use reseal::{Built, Confirm, Reseal};
+pub use template::{Add, Check, Template, TemplateCommand};
 
 /// Seal a LUKS2 volume to the boot that was measured into the TPM.
 #[derive(Debug, Parser)]
@@ -101,6 +106,8 @@ pub enum Command {
     Reseal(Reseal),
     /// After a boot: compare it with what was approved, and withdraw what nothing starts any more
     Confirm(Confirm),
+    /// On a host: make templates of machines, and look whether they are sound
+    Template(Template),
     /// Show what was approved on this machine, by whom, and whether that account is whole
     Journal(Journal),
     /// Note that this machine has built a boot file, for hooks of generators
@@ -123,96 +130,6 @@ pub struct Volume {
     /// Detached LUKS2 header
     #[arg(long, value_name = "FILE")]
     pub header: Option<PathBuf>,
-}
-
-/// `vmseal enroll`
-#[derive(Debug, Args)]
-pub struct Enroll {
-    /// The volume.
-    #[command(flatten)]
-    pub volume: Volume,
-    /// How the TPM decides: authority binds to whatever values a key has signed, so that updates
-    /// need no passphrase; pcr to the literal values of one boot [default: authority, or pcr where
-    /// this machine has no safe place for a key]
-    #[arg(long, value_enum)]
-    pub policy: Option<PolicyMode>,
-    /// With --policy authority: public half, in PEM, of the key that signs elsewhere. Without it
-    /// this machine signs by its own key, and makes one if need be
-    #[arg(long, value_name = "FILE")]
-    pub authority_public: Option<PathBuf>,
-    /// With --policy authority: this machine's own key [default: /etc/vmseal/authority.pem]
-    #[arg(long, value_name = "FILE", conflicts_with = "authority_public")]
-    pub authority_key: Option<PathBuf>,
-    /// Seal to the TPM that has this storage root key (a TPM2B_PUBLIC), which need not be here; the
-    /// boot is that of --eventlog
-    #[arg(long, value_name = "FILE", requires = "eventlog", conflicts_with_all = [
-        "authority_key", "signature", "recovery_key", "attach_to_root", "this_boot", "rebuild",
-    ])]
-    pub srk_public: Option<PathBuf>,
-    /// File of signed PCR values, to prove the keyslot with; may be given several times
-    #[arg(long, value_name = "FILE")]
-    pub signature: Vec<PathBuf>,
-    /// Want a PIN too, asked for now and at every boot
-    #[arg(long)]
-    pub pin: bool,
-    /// Read the PIN from this file instead of asking
-    #[arg(long, value_name = "FILE", requires = "pin")]
-    pub pin_file: Option<PathBuf>,
-    /// PCRs to seal to, such as 0+4+7; 15 is always added
-    #[arg(long, value_name = "auto|PCRS", default_value = "auto")]
-    pub pcrs: String,
-    /// PCR bank: sha1, sha256, sha384 or sha512
-    #[arg(long, default_value = "sha256")]
-    pub bank: PcrBank,
-    /// Read the passphrase of the volume from this file instead of asking
-    #[arg(long, value_name = "FILE")]
-    pub unlock_key_file: Option<PathBuf>,
-    /// Add a recovery key too, and print it once
-    #[arg(long)]
-    pub recovery_key: bool,
-    /// Seal although no PCR covers this: firmware, loader, kernel, initrd or cmdline
-    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
-    pub allow_uncovered: Vec<Component>,
-    /// Use no TPM: put a key file for this data volume into the encrypted root, and a line into
-    /// crypttab
-    #[arg(long, conflicts_with_all = [
-        "policy", "authority_public", "authority_key", "signature", "pin", "pcrs", "bank", "recovery_key",
-        "allow_uncovered", "this_boot", "rebuild", "header",
-    ])]
-    pub attach_to_root: bool,
-    /// Name of the open data volume in crypttab [default: luks-UUID]
-    #[arg(long, value_name = "NAME", requires = "attach_to_root")]
-    pub name: Option<String>,
-    /// Put the key file into a root that is not known to be encrypted
-    #[arg(long, requires = "attach_to_root")]
-    pub allow_unencrypted_root: bool,
-    /// Seal to the boot that runs, although another initramfs or kernel may boot next
-    #[arg(long)]
-    pub this_boot: bool,
-    /// Whether to rebuild an initramfs that lacks the pin
-    #[arg(long, value_enum, default_value_t = Rebuild::Auto)]
-    pub rebuild: Rebuild,
-    /// Show what would be sealed to, and change nothing
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
-/// Whether to rebuild the initramfs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Rebuild {
-    /// Where it is not known to carry the pins as they are.
-    Auto,
-    /// Never: the files are taken as they are.
-    Never,
-}
-
-/// How the TPM decides whether to release the secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PolicyMode {
-    /// Literal PCR values.
-    Pcr,
-    /// PCR values that a key has signed, and PCR 15 = zeros.
-    Authority,
 }
 
 /// `vmseal adopt`
@@ -281,62 +198,6 @@ pub struct Revoke {
     pub tpm: bool,
 }
 
-/// `vmseal authority`
-#[derive(Debug, Args)]
-#[command(disable_help_subcommand = true)]
-pub struct Authority {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: AuthorityCommand,
-}
-
-/// What can be done with the key.
-#[derive(Debug, Subcommand)]
-pub enum AuthorityCommand {
-    /// Make this machine's key, or that of a template on a host
-    Init(NamedNewKey),
-    /// Show the key's fingerprint, where it is, and whose it is
-    Show(Key),
-    /// Print the public half in PEM
-    Export(Key),
-    /// Put a new key in the place of the present one of this machine
-    Rotate(NewKey),
-}
-
-/// Where the key is.
-#[derive(Debug, Args)]
-pub struct Key {
-    /// Template whose machines the key approves boots of, on their host
-    #[arg(value_name = "NAME")]
-    pub name: Option<String>,
-    /// The key [default: /etc/vmseal/authority.pem, of a template /etc/vmseal/authorities/NAME.pem]
-    #[arg(long, value_name = "FILE")]
-    pub key: Option<PathBuf>,
-}
-
-/// Whose a new key is.
-#[derive(Debug, Args)]
-pub struct NamedNewKey {
-    /// Template whose machines the key is to approve boots of, on their host; without --key it goes
-    /// into /etc/vmseal/authorities/NAME.pem
-    #[arg(value_name = "NAME")]
-    pub name: Option<String>,
-    /// Where it goes.
-    #[command(flatten)]
-    pub new: NewKey,
-}
-
-/// Where a new key goes.
-#[derive(Debug, Args)]
-pub struct NewKey {
-    /// The key [default: /etc/vmseal/authority.pem]
-    #[arg(long, value_name = "FILE")]
-    pub key: Option<PathBuf>,
-    /// Write it although its file system is not known to be encrypted, or the image is a template
-    #[arg(long)]
-    pub allow_unprotected: bool,
-}
-
 /// `vmseal eventlog`
 #[derive(Debug, Args)]
 pub struct Eventlog {
@@ -370,69 +231,6 @@ pub struct Explain {
     /// File of signed PCR values, besides those of the system; may be given several times
     #[arg(long, value_name = "FILE")]
     pub signature: Vec<PathBuf>,
-}
-
-/// `vmseal predict`
-#[derive(Debug, Default, Args)]
-pub struct Predict {
-    /// Only the entry of this name
-    #[arg(long, value_name = "ID", conflicts_with = "kernel_release")]
-    pub entry: Option<String>,
-    /// Only the entries that start this kernel
-    #[arg(long, value_name = "VERSION")]
-    pub kernel_release: Option<String>,
-    /// FILE takes the place of PATH, as the boot names it; @FILE has digests; may be given several
-    /// times
-    #[arg(long, value_name = "PATH=FILE")]
-    pub set: Vec<String>,
-    /// Event log of the boot that ran [default: that of --eventlog, or the running system's]
-    #[arg(long, value_name = "FILE", conflicts_with = "eventlog")]
-    pub base_log: Option<PathBuf>,
-    /// Second log of the boot that ran: systemd's tpm2-measure.log
-    #[arg(long, value_name = "FILE")]
-    pub userspace_log: Option<PathBuf>,
-    /// EFI system partition of the boot that ran
-    #[arg(long, value_name = "FOLDER|IMAGE")]
-    pub base_esp: Option<PathBuf>,
-    /// /boot of the boot that ran
-    #[arg(long, value_name = "FOLDER|IMAGE")]
-    pub base_boot: Option<PathBuf>,
-    /// EFI system partition of the boot to come
-    #[arg(long, value_name = "FOLDER|IMAGE")]
-    pub esp: Option<PathBuf>,
-    /// /boot of the boot to come
-    #[arg(long, value_name = "FOLDER|IMAGE")]
-    pub boot: Option<PathBuf>,
-    /// Firmware code of the boot to come
-    #[arg(long, value_name = "FILE")]
-    pub firmware: Option<PathBuf>,
-    /// Firmware variables of the boot to come
-    #[arg(long, value_name = "FILE")]
-    pub vars: Option<PathBuf>,
-    /// Kernel that the host gives QEMU
-    #[arg(long, value_name = "FILE")]
-    pub kernel: Option<PathBuf>,
-    /// Initrd that the host gives QEMU
-    #[arg(long, value_name = "FILE")]
-    pub initrd: Option<PathBuf>,
-    /// Command line that the host gives QEMU, or of a unified kernel image of unknown content
-    #[arg(long, value_name = "TEXT|@FILE")]
-    pub cmdline: Option<String>,
-    /// Unified kernel image in the place of the one that ran
-    #[arg(long, value_name = "FILE")]
-    pub uki: Option<PathBuf>,
-    /// Memory of the machine in MiB
-    #[arg(long, value_name = "MIB")]
-    pub mem: Option<u64>,
-    /// Number of its processors, where that changes
-    #[arg(long, value_name = "COUNT")]
-    pub smp: Option<u32>,
-    /// Version of the QEMU that is given a kernel [default: 10.0 or later]
-    #[arg(long, value_name = "VERSION")]
-    pub qemu: Option<String>,
-    /// PCR banks to predict, of those in the log
-    #[arg(long)]
-    pub bank: Vec<PcrBank>,
 }
 
 /// `vmseal journal`

@@ -334,6 +334,8 @@ impl Error {
             Self::NotApproved { .. } | Self::ChangedSince { .. } | Self::NotCoveredVms { .. } => {
                 Exit::NotApproved
             }
+            #[cfg(feature = "cli")]
+            Self::Template(TemplateError::NotDelivered { .. }) => Exit::NotApproved,
             Self::Pcrs(_)
             | Self::BadSet { .. }
             | Self::BadVariable { .. }

@@ -32,7 +32,7 @@ fn options(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "enroll",
     "adopt",
     "unlock",
@@ -44,6 +44,7 @@ const COMMANDS: [&str; 12] = [
     "predict",
     "reseal",
     "confirm",
+    "template",
     "journal",
 ];
 
@@ -55,6 +56,9 @@ fn manual_and_help_name_the_same_options() {
     }
     for command in ["init", "show", "export", "rotate"] {
         shown.extend(options(&help(&["authority", command])));
+    }
+    for command in ["add", "check"] {
+        shown.extend(options(&help(&["template", command])));
     }
     assert_eq!(options(&document("man/vmseal.8")), shown);
 }

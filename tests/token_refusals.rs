@@ -220,6 +220,39 @@ fn signatures_are_found_wherever_they_lie() {
     qubesdb("exec sleep 60");
     let ran = boot.unlock(&[]).refused(19);
     assert!(ran.took.as_secs() < 20, "{ran:#?}");
+    std::fs::remove_file(&program).unwrap();
+    // A disk of the machine, if the machine cannot write it and it is small.
+    let disk = |name: &str, ro: &str, sectors: usize, content: &[u8]| {
+        let device = root.join("sys/block").join(name);
+        std::fs::create_dir_all(device.join("device")).unwrap();
+        std::fs::write(device.join("ro"), ro).unwrap();
+        std::fs::write(device.join("size"), format!("{sectors}\n")).unwrap();
+        std::fs::create_dir_all(root.join("dev")).unwrap();
+        std::fs::write(root.join("dev").join(name), content).unwrap();
+    };
+    let content = format!("vmseal-policy 1\n{good}");
+    let whole = [content.as_bytes(), &vec![0; 4096 - content.len() % 512]].concat();
+    let sectors = whole.len() / 512;
+    disk("vda", "0\n", 1 << 24, b"LUKS");
+    disk("vdb", "1\n", sectors, &whole);
+    boot.unlock(&[]).ok();
+    for (ro, sectors, content) in [
+        ("0\n", sectors, whole.as_slice()),
+        ("1\n", 2049, whole.as_slice()),
+        ("1\n", 0, whole.as_slice()),
+        ("yes\n", sectors, whole.as_slice()),
+        ("1\n", sectors, content.strip_prefix("vmseal").unwrap().as_bytes()),
+        ("1\n", sectors, b"vmseal-policy 1\n"),
+        ("1\n", sectors, b"vmseal-policy 1\n\xff{\0"),
+        ("1\n", sectors, good.to_string().as_bytes()),
+    ] {
+        disk("vdb", ro, sectors, content);
+        boot.unlock(&[]).refused(19);
+    }
+    // One that says nothing hides no other.
+    disk("vdc", "1\n", sectors, &whole);
+    boot.unlock(&[]).ok();
+    std::fs::remove_dir_all(root.join("sys/block")).unwrap();
     // Last, the record in the header.
     let record = json!({
         "type": "vmseal-record", "keyslots": [], "version": 1, "generation": 1, "entries": [],

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::policy_disk;
 use crate::error::Error;
 use crate::policy::{Pcrlock, Signatures};
 
@@ -67,12 +68,33 @@ impl Sources {
         self.given.add_json(&bytes).map_err(|error| refused(error.to_string()))
     }
 
+    /// How many disks hold signatures.
+    pub fn disks(&self) -> usize {
+        policy_disk::read_all(&self.root).len()
+    }
+
+    /// Waits for more of them than there were: one may appear a moment after the volume's. Returns
+    /// whether it did.
+    pub fn await_disk(&self, before: usize, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        loop {
+            if self.disks() > before {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Every approval there is. One source that cannot be read hides none of the others.
     pub fn gather(&self) -> Approvals {
         let mut approvals = Approvals { signatures: self.given.clone(), pcrlock: vec![] };
         let host = read(&self.root.join(FW_CFG), Self::MAX_FW_CFG).ok();
         let files = SIGNATURE_FILES.iter().filter_map(|path| self.read(path));
-        for bytes in host.into_iter().chain(files).chain(self.qubesdb()) {
+        let disks = policy_disk::read_all(&self.root);
+        for bytes in host.into_iter().chain(files).chain(self.qubesdb()).chain(disks) {
             let _ = approvals.signatures.add_json(&bytes);
         }
         let plain = PCRLOCK_FILES.iter().filter_map(|path| Pcrlock::parse(&self.read(path)?).ok());

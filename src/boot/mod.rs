@@ -9,6 +9,7 @@ mod latch;
 mod machine;
 mod mismatch;
 mod open;
+mod policy_disk;
 mod release;
 mod report;
 mod seal_point;

@@ -5,6 +5,7 @@ use vmseal::authority::AuthorityError;
 use vmseal::boot::Lacking;
 use vmseal::luks::{LuksError, PinsError};
 use vmseal::reseal::StoreError;
+use vmseal::template::import::ImportError;
 use vmseal::template::{TemplateError, Unread};
 use vmseal::tpm::TpmError;
 
@@ -220,6 +221,20 @@ fn template_hint(error: &TemplateError) -> &'static str {
         TemplateError::Exposed { .. } => {
             "look whether somebody changed it, then: chmod go-w; whoever writes it decides what is signed"
         }
+        TemplateError::Foreign { .. } => {
+            "look whether he changed it, then: chown root; whoever writes it decides what is signed"
+        }
+        TemplateError::Import { error, .. } => import_hint(error),
+        TemplateError::Exists { .. } => {
+            "choose another name, look at what would be written with --dry-run, or overwrite it with --replace"
+        }
+        TemplateError::NoMachine { .. } => "vmseal template check --all --json names every machine",
+        TemplateError::Faulty { .. } => {
+            "nothing was changed; vmseal template check --all names every fault. Correct them first: the form of a template is in vmseal(8)"
+        }
+        TemplateError::NotDelivered { .. } => {
+            "vmseal template check NAME tells why. Look at what changed, and approve it: vmseal reseal --template NAME"
+        }
         TemplateError::Malformed { .. } => "correct it: vmseal(8) tells the form of a template",
         TemplateError::Account { .. } => {
             "restore it, or move it away: then all that the template tells is approved anew"
@@ -235,6 +250,35 @@ fn template_hint(error: &TemplateError) -> &'static str {
             "its disk is damaged, or made to look so: find out who wrote it. Nothing of this template was approved, signed or changed"
         }
         TemplateError::Io { .. } => "run as root, where the file system has room",
+    }
+}
+
+fn import_hint(error: &ImportError) -> &'static str {
+    match error {
+        ImportError::NotXml { .. } | ImportError::NotDomain { .. } => {
+            "give what libvirt prints of a machine: virsh dumpxml MACHINE"
+        }
+        ImportError::NotQemu | ImportError::Shell { .. } => {
+            "give the command line of the machine while it runs: /proc/PID/cmdline"
+        }
+        ImportError::OwnDisk => {
+            "such a machine approves its own boots: vmseal enroll in it, then vmseal reseal"
+        }
+        ImportError::Bios => {
+            "start it with OVMF: only UEFI measures the kernel, the initrd and the command line"
+        }
+        ImportError::NoInitrd => "only an initrd can open a volume: give the machine one",
+        ImportError::Differs { .. } => {
+            "make one template of each: vmseal template add, with the files of its machines"
+        }
+        ImportError::Name { .. } => {
+            "a name has at most 64 letters, digits, dots, dashes and underscores"
+        }
+        ImportError::NoName => "start each machine with -name NAME, or name one FILE only",
+        ImportError::Nothing
+        | ImportError::TooLong { .. }
+        | ImportError::Number { .. }
+        | ImportError::Untellable { .. } => "write the template by hand: vmseal(8) tells its form",
     }
 }
 

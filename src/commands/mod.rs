@@ -27,6 +27,7 @@ mod revoke;
 mod seal_point;
 mod signer;
 mod status;
+mod template;
 mod terminal;
 mod unlock;
 
@@ -57,6 +58,7 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Built(args) => built::run(&cli.global, args, talk),
         Command::Confirm(args) => confirm::run(&cli.global, args, talk),
         Command::Reseal(args) => reseal::run(&cli.global, args, talk),
+        Command::Template(args) => template::run(&cli.global, args, talk),
         Command::Forecast => forecast::run(),
         Command::Journal(args) => journal::run(&cli.global, args, talk),
         Command::Generate(args) => generate::run(args),

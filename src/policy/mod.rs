@@ -3,6 +3,7 @@
 mod authority;
 mod credential;
 mod digest;
+pub mod disk;
 mod pcrlock;
 mod signature;
 #[cfg(feature = "cli")]

@@ -171,6 +171,10 @@ pub enum DeliveryKind {
     Files,
     /// QEMU shows the file to the guest.
     FwCfg,
+    /// The file is a disk of the machine, which it cannot write.
+    Disk,
+    /// dom0 puts the file's text into the machine's QubesDB.
+    Qubesdb,
 }
 
 /// Where the files go unless the template says otherwise: QEMU must be able to read them, which
@@ -180,6 +184,8 @@ const FOLDER: &str = "/var/lib/vmseal-templates";
 const OWN_WORDS: [&str; 3] = ["systemd.machine_id=", "systemd.hostname=", "vmseal.pin="];
 
 impl Template {
+    /// Where a machine's own words stand in the command line of all.
+    pub const OWN: &'static str = "@own";
     /// Longest text of a template.
     pub const MAX_LEN: usize = 8 << 20;
     /// Most machines of a template.
@@ -208,9 +214,16 @@ impl Template {
         }
     }
 
-    /// The whole command line of a machine.
+    /// The whole command line of a machine: its own words stand where the template says so, else
+    /// at the end.
     pub fn cmdline(&self, own: &str) -> String {
-        match (self.boot.cmdline().unwrap_or_default(), own) {
+        let cmdline = self.boot.cmdline().unwrap_or_default();
+        if cmdline.split(' ').any(|word| word == Self::OWN) {
+            let words = cmdline.split(' ').map(|word| if word == Self::OWN { own } else { word });
+            let is_left_out = |word: &str| own.is_empty() && word.is_empty();
+            return words.filter(|word| !is_left_out(word)).collect::<Vec<_>>().join(" ");
+        }
+        match (cmdline, own) {
             (all, "") => all.to_owned(),
             ("", own) => own.to_owned(),
             (all, own) => format!("{all} {own}"),

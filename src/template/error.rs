@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::import::ImportError;
 use crate::measurement::text::printable;
 
 /// Why a template cannot be used.
@@ -25,6 +26,13 @@ pub enum TemplateError {
         path: PathBuf,
         /// Its mode.
         mode: u32,
+    },
+    /// Somebody else owns a file that decides what is signed.
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The owner's number.
+        owner: u32,
     },
     /// The file does not say what a template says.
     Malformed {
@@ -53,6 +61,42 @@ pub enum TemplateError {
     SameFile {
         /// The file.
         path: PathBuf,
+    },
+    /// No template can be made of what a host has of its machines.
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: ImportError,
+    },
+    /// There is a template of this name already.
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No template has a machine of this name.
+    NoMachine {
+        /// The machine.
+        name: String,
+    },
+    /// Templates were looked at, and something is wrong with them.
+    Faulty {
+        /// How many faults there are.
+        count: usize,
+        /// The template of the first one.
+        first: String,
+        /// The first one.
+        why: String,
+    },
+    /// Machines would not open by themselves: they were not given the signatures of all their boots, or
+    /// are not started as their template tells.
+    NotDelivered {
+        /// How many machines.
+        count: usize,
+        /// The first one's name.
+        first: String,
+        /// Its template.
+        template: String,
     },
     /// What its machines will measure was not told by the process that reads their disk.
     Unread {
@@ -124,6 +168,33 @@ impl fmt::Display for TemplateError {
                 let path = path.display();
                 write!(f, "others than its owner may write {path}: its mode is {mode:03o}")
             }
+            Self::Foreign { path, owner } => {
+                let path = path.display();
+                write!(
+                    f,
+                    "{path} belongs to neither root nor whoever runs this: its owner is {owner}"
+                )
+            }
+            Self::Import { path, error } => write!(f, "{}: {error}", path.display()),
+            Self::Exists { path } => write!(f, "{} is there already", path.display()),
+            Self::NoMachine { name } => {
+                write!(f, "no template has a machine of the name {}", printable(name, 64))
+            }
+            Self::Faulty { count, first, why } => {
+                let why = printable(why, 300);
+                match count {
+                    1 => write!(f, "template {first}: {why}"),
+                    _ => write!(f, "{count} faults, the first one of template {first}: {why}"),
+                }
+            }
+            Self::NotDelivered { count, first, template } => match count {
+                1 => write!(f, "{first} of template {template} would not open by itself now"),
+                _ => write!(
+                    f,
+                    "{count} machines would not open by themselves now, {first} of template \
+                     {template} among them"
+                ),
+            },
             Self::Malformed { path, cause } => {
                 write!(f, "{} is no template: {}", path.display(), printable(cause, 240))
             }

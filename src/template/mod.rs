@@ -12,11 +12,14 @@
 
 mod account;
 mod definition;
+mod delivery;
 mod error;
 mod forecast;
 mod forecasts;
+pub mod import;
 mod plan;
 mod store;
+mod survey;
 mod text;
 pub mod wire;
 
@@ -27,3 +30,4 @@ pub use forecast::{EntryForecast, Forecast, Forecaster, MachineKind, Sources};
 pub use forecasts::{Forecasts, Shape, VmForecast};
 pub use plan::{Outlook, Plan, VmPlan};
 pub use store::{Delivered, Templates, require_unexposed};
+pub use survey::faults;

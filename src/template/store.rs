@@ -2,10 +2,11 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::syncfs;
+use rustix::fs::{CWD, RenameFlags, renameat_with, syncfs};
+use rustix::process::geteuid;
 
 use super::account::Account;
 use super::definition::Template;
@@ -76,7 +77,7 @@ impl Templates {
     /// [`TemplateError::Missing`], [`TemplateError::Exposed`], [`TemplateError::Malformed`],
     /// [`TemplateError::Io`].
     pub fn text(&self, name: &str) -> Result<String, TemplateError> {
-        let path = self.template_file(name);
+        let path = self.path(name);
         let malformed = |cause: &str| {
             let (path, cause) = (path.clone(), cause.to_owned());
             TemplateError::Malformed { path, cause }
@@ -95,12 +96,8 @@ impl Templates {
     /// # Errors
     /// [`TemplateError::Malformed`].
     pub fn parse(&self, name: &str, text: &str) -> Result<Template, TemplateError> {
-        let path = self.template_file(name);
+        let path = self.path(name);
         Template::parse(name, text).map_err(|cause| TemplateError::Malformed { path, cause })
-    }
-
-    fn template_file(&self, name: &str) -> PathBuf {
-        self.root.join(TEMPLATES).join(format!("{name}.toml"))
     }
 
     /// What was approved for a template; nothing where there is no file.
@@ -132,6 +129,43 @@ impl Templates {
             File::open(&folder)?.sync_all()
         };
         write().map_err(|error| TemplateError::io(&path, &error))
+    }
+
+    /// Where the template of this name lies.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(TEMPLATES).join(format!("{name}.toml"))
+    }
+
+    /// Writes a template whole, with `replace` in the place of another.
+    ///
+    /// # Errors
+    /// [`TemplateError::Exists`], [`TemplateError::Io`].
+    pub fn add(&self, name: &str, text: &str, replace: bool) -> Result<PathBuf, TemplateError> {
+        let path = self.path(name);
+        let new = path.with_extension("new");
+        let folder = self.root.join(TEMPLATES);
+        let write = || {
+            DirBuilder::new().recursive(true).mode(0o755).create(&folder)?;
+            let mut options = File::options();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o644).open(&new)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+            let renamed = renameat_with(CWD, &new, CWD, &path, flags);
+            if renamed.is_err() {
+                let _ = fs::remove_file(&new);
+            }
+            renamed?;
+            File::open(&folder)?.sync_all()
+        };
+        match write() {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                Err(TemplateError::Exists { path })
+            }
+            Err(error) => Err(TemplateError::io(&path, &error)),
+            Ok(()) => Ok(path),
+        }
     }
 
     fn account_file(&self, name: &str) -> PathBuf {
@@ -185,12 +219,17 @@ impl Delivered {
     }
 }
 
-/// Refuses a file that decides what is signed, and that others than its owner may write.
+/// Refuses a file that decides what is signed, and that others may write than root and whoever runs
+/// this.
 ///
 /// # Errors
-/// [`TemplateError::Exposed`], [`TemplateError::Io`].
+/// [`TemplateError::Foreign`], [`TemplateError::Exposed`], [`TemplateError::Io`].
 pub fn require_unexposed(path: &Path) -> Result<(), TemplateError> {
     let metadata = fs::metadata(path).map_err(|error| TemplateError::io(path, &error))?;
+    let owner = metadata.uid();
+    if owner != 0 && owner != geteuid().as_raw() {
+        return Err(TemplateError::Foreign { path: path.to_owned(), owner });
+    }
     let mode = metadata.permissions().mode() & 0o777;
     match mode & 0o022 {
         0 => Ok(()),

@@ -82,6 +82,19 @@ struct DeliveryText {
 enum KindWord {
     Files,
     FwCfg,
+    Disk,
+    Qubesdb,
+}
+
+impl From<KindWord> for DeliveryKind {
+    fn from(word: KindWord) -> Self {
+        match word {
+            KindWord::Files => Self::Files,
+            KindWord::FwCfg => Self::FwCfg,
+            KindWord::Disk => Self::Disk,
+            KindWord::Qubesdb => Self::Qubesdb,
+        }
+    }
 }
 
 impl Template {
@@ -174,10 +187,7 @@ impl Text {
         let boot = self.boot()?;
         let bank = self.bank.map_or(Ok(PcrBank::Sha256), |bank| bank.parse());
         let folder = self.delivery.as_ref().and_then(|delivery| delivery.folder.clone());
-        let kind = match self.delivery.map(|delivery| delivery.kind) {
-            Some(KindWord::FwCfg) => DeliveryKind::FwCfg,
-            Some(KindWord::Files) | None => DeliveryKind::Files,
-        };
+        let kind = self.delivery.map_or(DeliveryKind::Files, |delivery| delivery.kind.into());
         Ok(Template {
             name: name.to_owned(),
             boot,

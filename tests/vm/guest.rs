@@ -171,6 +171,10 @@ impl Guest {
             let file = text(&policy);
             qemu.arg("-fw_cfg").arg(format!("name=opt/org.vmseal/policy,file={file}"));
         }
+        let policy = self.file("policy.img");
+        if policy.exists() {
+            add_disk(&mut qemu, "policy", &policy, ",readonly=on", "");
+        }
         add_disk(&mut qemu, "input", &self.file("input.tar"), ",readonly=on", "");
         add_disk(&mut qemu, "output", &self.file("output.tar"), "", "");
         Console::watch(self, qemu.spawn().unwrap(), tpm, limit)

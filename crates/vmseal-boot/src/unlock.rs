@@ -3,6 +3,7 @@
 mod release;
 mod typed;
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use vmseal::Error;
@@ -29,6 +30,8 @@ pub struct Pass<'a> {
     report: BootReport,
     /// Whether PCR 15 was extended in this pass.
     latched: bool,
+    /// Whether a disk of the host's was waited for.
+    awaited_disk: Cell<bool>,
     /// In the order of the volumes: what is still to be opened.
     waiting: Vec<Waiting>,
     outcomes: Vec<(String, Exit)>,
@@ -51,7 +54,16 @@ impl<'a> Pass<'a> {
         }
         report.pins_sha256 = Pins::file_digest(&args.pins).ok();
         let known = Known::of(args, machine);
-        Self { args, machine, known, report, latched: false, waiting: vec![], outcomes: vec![] }
+        Self {
+            args,
+            machine,
+            known,
+            report,
+            latched: false,
+            awaited_disk: Cell::new(false),
+            waiting: vec![],
+            outcomes: vec![],
+        }
     }
 
     /// Opens what can be opened, then latches, unless a device that may still appear is missing. A

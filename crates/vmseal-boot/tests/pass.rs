@@ -36,6 +36,33 @@ fn what_was_seen_and_done_is_noted() {
     assert_eq!(report["pins_sha256"], PcrBank::Sha256.hash(&pins).to_string());
 }
 
+/// The kernel shows the host's disk when the volume is looked at already. Without any, the wait ends.
+#[test]
+fn signatures_on_a_disk_that_comes_late_are_heeded() {
+    let boot = Boot::new();
+    let signed = boot.enroll_signed();
+    let ask = boot.asker("not the passphrase");
+    let start = Instant::now();
+    boot.pass("tries=1", &["--ask", &ask]).code(16).says("no signature covers");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(boot.asked(), [PROMPT]);
+
+    boot.reset();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(500));
+            let disk = vmseal::policy::disk::to_disk(&signed.to_string());
+            boot.write("dev/vdb", &disk);
+            boot.write("sys/block/vdb/device/vendor", "0x1af4\n");
+            boot.write("sys/block/vdb/size", &format!("{}\n", disk.len() / 512));
+            boot.write("sys/block/vdb/ro", "1\n");
+        });
+        // It is released; the kernel here makes no device of it.
+        boot.pass("", &[]).code(1).says("cannot open the volume");
+    });
+    assert!(boot.is_latched());
+}
+
 #[test]
 fn a_refused_boot_asks_as_often_as_crypttab_says() {
     let boot = Boot::new();

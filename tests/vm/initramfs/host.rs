@@ -1,5 +1,5 @@
 //! A host that gives its machines their kernel approves their boots from outside, and hands the
-//! signatures over by QEMU's firmware configuration.
+//! signatures over by QEMU's firmware configuration or on a disk.
 
 use std::fs;
 use std::path::Path;
@@ -23,17 +23,29 @@ fn vmseal(folder: &Path, arguments: &[&str]) -> Ran {
 
 #[test]
 fn a_host_approves_another_kernel_and_the_machine_opens_its_root() {
-    opens_after_one_reseal(INITRAMFS_KERNEL);
+    opens_after_one_reseal(INITRAMFS_KERNEL, "fw_cfg");
 }
 
 #[test]
 #[ignore = "slow: make vm-test-all"]
 fn a_host_approves_another_kernel_for_dracut_too() {
-    opens_after_one_reseal(DRACUT_KERNEL);
+    opens_after_one_reseal(DRACUT_KERNEL, "fw_cfg");
+}
+
+#[test]
+#[ignore = "slow: make vm-test-all"]
+fn a_host_hands_over_a_disk() {
+    opens_after_one_reseal(INITRAMFS_KERNEL, "disk");
+}
+
+#[test]
+#[ignore = "slow: make vm-test-all"]
+fn a_host_hands_over_a_disk_for_dracut_too() {
+    opens_after_one_reseal(DRACUT_KERNEL, "disk");
 }
 
 #[track_caller]
-fn opens_after_one_reseal(kind: Kind) {
+fn opens_after_one_reseal(kind: Kind, delivery: &str) {
     let installed = Installed::new(kind);
     let host = TempDir::with_prefix("vmseal-host-").unwrap();
     vmseal(host.path(), &["authority", "init", "debian"]).ok();
@@ -46,7 +58,7 @@ fn opens_after_one_reseal(kind: Kind) {
     let template = format!(
         "boot = \"kernel\"\nkernel = \"{}\"\ninitrd = \"{}\"\ncmdline = \"{}\"\n\
          memory = [512, 1024]\n[[reference]]\nlog = \"{}\"\nmemory = 512\n\
-         [[vm]]\nname = \"policy\"\n[delivery]\nkind = \"fw_cfg\"\nfolder = \"{}\"\n",
+         [[vm]]\nname = \"policy\"\n[delivery]\nkind = \"{delivery}\"\nfolder = \"{}\"\n",
         text(&kernel),
         text(&initrd),
         installed.machine.command_line.as_deref().unwrap(),

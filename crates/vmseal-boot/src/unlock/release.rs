@@ -1,6 +1,7 @@
 //! Opening by the TPM.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use vmseal::Error;
 use vmseal::boot::{
@@ -16,6 +17,8 @@ use crate::say::say;
 
 /// How often a PIN may be typed wrong. Each time brings the TPM's lockout nearer.
 const PIN_TRIES: u32 = 3;
+/// How much later than the volume the disk may appear by which a host hands over signatures.
+const LATE_DISK: Duration = Duration::from_secs(1);
 
 impl Pass<'_> {
     /// The TPM, where there is something to ask it for.
@@ -118,7 +121,7 @@ impl Pass<'_> {
         let sources = self.sources();
         let seen = RefCell::new(vec![]);
         let firmware_log = self.machine.firmware_log();
-        let mut tries = 0;
+        let (mut tries, disks) = (0, sources.disks());
         let released = loop {
             tries += 1;
             let means = Means {
@@ -139,6 +142,10 @@ impl Pass<'_> {
             match boot::release(tpm, header, Some(pin), &means) {
                 Err(error @ Error::WrongPin { .. }) if tries < PIN_TRIES => {
                     say(format_args!("{}: {error}", volume.device.display()));
+                }
+                // Once for all volumes: who has no such disk waits for it in vain.
+                Err(Error::Unapproved { .. })
+                    if !self.awaited_disk.replace(true) && sources.await_disk(disks, LATE_DISK) => {
                 }
                 outcome => break outcome,
             }

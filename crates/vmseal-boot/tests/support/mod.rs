@@ -9,12 +9,14 @@ use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::Authority;
 use testkit::image::{Image, PASSPHRASE};
 use testkit::run::{Ran, run};
 use testkit::swtpm::Swtpm;
 use testkit::virtual_boot::{Recording, fixture_folder};
 use vmseal::boot::Approvals;
 use vmseal::measurement::{Digest, PcrBank};
+use vmseal::policy::AuthorityKey;
 
 const BOOT: &str = "uki/base";
 
@@ -46,6 +48,16 @@ impl Boot {
     }
 
     pub fn enroll(&self) {
+        self.enroll_by(None);
+    }
+
+    /// Enrolls to what an authority signs, and gives its signatures of this boot.
+    pub fn enroll_signed(&self) -> Value {
+        let authority = Authority::new(self.folder.path(), "authority");
+        self.enroll_by(Some(&authority))
+    }
+
+    fn enroll_by(&self, authority: Option<&Authority>) -> Value {
         use std::time::Duration;
         use vmseal::enroll::{Chosen, To, With, apply, plan};
         use vmseal::luks::Device;
@@ -54,14 +66,23 @@ impl Boot {
                 .unwrap();
         let logs =
             vmseal::boot::BootLogs::read(&fixture_folder(BOOT).join("log.bin"), None).unwrap();
-        let plan = plan(&logs, &Chosen::Auto, PcrBank::Sha256, &[], |selection| {
+        let mut plan = plan(&logs, &Chosen::Auto, PcrBank::Sha256, &[], |selection| {
             Ok(tpm.read_pcrs(std::slice::from_ref(selection))?.remove(0))
         })
         .unwrap();
         let mut device = Device::open(self.image.path(), None).unwrap();
         let passphrase = vmseal::secret::KeyslotPassphrase::new(PASSPHRASE.into());
         let (opened, key) = device.open_keyslot(None, &passphrase).unwrap();
-        let (pins, approvals) = (self.pins(), Approvals::default());
+        let (pins, mut approvals) = (self.pins(), Approvals::default());
+        let mut signed = Value::Null;
+        if let Some(authority) = authority {
+            let public = fs::read(authority.public()).unwrap();
+            plan.authority = Some(AuthorityKey::from_pem(&public).unwrap());
+            let pcrs = plan.authorization().unwrap().pcrs.pcrs;
+            let pcrs: Vec<u8> = pcrs.iter().map(|pcr| pcr.get()).collect();
+            signed = authority.sign(&self.tpm, "sha256", &pcrs);
+            approvals.signatures.add(&signed).unwrap();
+        }
         let with = With {
             pins: &pins,
             extra: &[],
@@ -72,6 +93,7 @@ impl Boot {
             replaced: None,
         };
         apply(&mut device, (opened, &key), To::Tpm(&tpm), &plan, &with).unwrap();
+        signed
     }
 
     pub fn pins(&self) -> std::path::PathBuf {

@@ -7,8 +7,9 @@ use vmseal::measurement::pcr::join_pcrs;
 use vmseal::measurement::text::printable;
 use vmseal::measurement::{PcrBank, PcrIndex};
 use vmseal::reseal::ChangedEvent;
-use vmseal::template::{DeliveryKind, Outlook, Plan, Shape, Template, VmPlan};
+use vmseal::template::{Outlook, Plan, Shape, Template, VmPlan};
 
+use super::handover::Handover;
 use super::signing::path_of;
 
 /// Machines that are named; the others are counted.
@@ -104,10 +105,10 @@ pub fn to_json(template: &Template, plan: &Plan, pkfp: &str) -> Value {
             "name": vm.name, "outlook": vm.outlook().name(), "words": vm.own,
             "signed": boots, "why": vm.open, "file": path,
         });
-        if let (DeliveryKind::FwCfg, Some(object)) =
-            (template.delivery.kind, object.as_object_mut())
-        {
-            object.insert("qemu".into(), qemu_option(&path.to_string_lossy()).into());
+        let handover = Handover::of(template.delivery.kind, &path.to_string_lossy());
+        if let Some(object) = object.as_object_mut() {
+            object.extend(handover.qemu.map(|option| ("qemu".into(), option.into())));
+            object.extend(handover.libvirt.map(|xml| ("libvirt".into(), xml.into())));
         }
         object
     });
@@ -118,11 +119,6 @@ pub fn to_json(template: &Template, plan: &Plan, pkfp: &str) -> Value {
             .collect::<Vec<_>>(),
         "new_boots": plan.new_boots(), "narrowed": plan.narrowed,
     })
-}
-
-/// The option by which QEMU shows a file to the guest. A comma in a name is written twice.
-pub fn qemu_option(path: &str) -> String {
-    format!("-fw_cfg name=opt/org.vmseal/policy,file={}", path.replace(',', ",,"))
 }
 
 fn shapes(plan: &Plan, boots: usize, events: usize) -> Vec<Value> {

@@ -124,6 +124,9 @@ fn logs(template: &Template) -> Result<Vec<BootLogs>, Error> {
 
 fn variables(path: &Path) -> Result<VariableStore, Error> {
     const MAX: usize = 64 << 20;
+    if path.exists() {
+        require_unexposed(path)?;
+    }
     let bytes = read(path, MAX)?;
     VariableStore::parse(&bytes).map_err(|error| unusable(path, error.to_string()))
 }

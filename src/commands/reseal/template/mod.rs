@@ -3,8 +3,11 @@
 
 mod account;
 mod gather;
+mod handover;
 mod reader;
 mod signing;
+
+pub use signing::{delivered, path_of};
 
 use std::collections::BTreeSet;
 
@@ -16,7 +19,7 @@ use vmseal::policy::SigningKey;
 use vmseal::reseal::{Kind, Store};
 use vmseal::template::wire::Question;
 use vmseal::template::{
-    Account, Delivered, DeliveryKind, Forecasts, Outlook, Plan, Template, TemplateError, Templates,
+    Account, Delivered, Forecasts, Outlook, Plan, Template, TemplateError, Templates,
 };
 
 use super::ask::Approval;
@@ -24,9 +27,10 @@ use crate::cli::{Global, Reseal};
 use crate::commands::keeper::note_template;
 use crate::commands::terminal::{self, Talk};
 use crate::commands::{Done, authority};
-use account::{body, lines, qemu_option, to_json};
+use account::{body, lines, to_json};
 pub use gather::{forecasts, paths};
-use signing::{in_parallel, outdated, path_of};
+use handover::Handover;
+use signing::{in_parallel, outdated};
 
 /// One template, before it is known what its machines will measure.
 struct Draft {
@@ -38,12 +42,15 @@ struct Draft {
 }
 
 /// One template and what is to be done about it.
-struct Work {
-    template: Template,
-    key: SigningKey,
+pub struct Work {
+    /// The template.
+    pub template: Template,
+    /// The key that signs for it.
+    pub key: SigningKey,
     noted: Noted,
     account: Account,
-    plan: Plan,
+    /// What its machines will measure.
+    pub plan: Plan,
 }
 
 /// Plans, shows, has it approved, signs, delivers.
@@ -106,9 +113,7 @@ fn works(
     for (draft, read) in drafts.into_iter().zip(read) {
         match read {
             None => {
-                let (template, key) = (&draft.template, draft.key.public());
-                talk.detail(format_args!("template {}: reading kernel and initrd", template.name));
-                let told = forecasts(template, key, &draft.account.shapes, &memory)?;
+                let told = draft.read_here(&memory, talk)?;
                 works.push(draft.into_work(told, narrow));
             }
             Some(Ok(told)) => works.push(draft.into_work(told, narrow)),
@@ -204,6 +209,13 @@ impl Draft {
         Ok(reader::ask(&self.template, &question)?)
     }
 
+    /// The same in this process, of files that no guest has written.
+    fn read_here(&self, memory: &Memory, talk: Talk) -> Result<Forecasts, Error> {
+        let Self { template, key, account, .. } = self;
+        talk.detail(format_args!("template {}: reading kernel and initrd", template.name));
+        forecasts(template, key.public(), &account.shapes, memory)
+    }
+
     fn into_work(self, forecasts: Forecasts, narrow: bool) -> Work {
         let Self { template, key, noted, account, .. } = self;
         let plan = Plan::of(&template, forecasts, key.public(), &account, narrow);
@@ -212,6 +224,25 @@ impl Draft {
 }
 
 impl Work {
+    /// What is to be done about the template of this name. Nothing is written.
+    ///
+    /// # Errors
+    /// Those of its files, its key, its account and its reference boots.
+    pub fn of(
+        global: &Global,
+        templates: &Templates,
+        name: &str,
+        memory: &Memory,
+        talk: Talk,
+    ) -> Result<Self, Error> {
+        let draft = Draft::of(global, templates, name, talk)?;
+        let told = match reader::is_needed(&draft.template) {
+            true => draft.read()?,
+            false => draft.read_here(memory, talk)?,
+        };
+        Ok(draft.into_work(told, false))
+    }
+
     fn fingerprint(&self) -> String {
         self.key.public().fingerprint().to_string()
     }
@@ -244,13 +275,19 @@ impl Work {
             }
             None => (self.account.clone(), None),
         };
-        let files = outdated(&self.template, &self.plan, &account, &self.key)?;
+        let (files, dropped) = outdated(&self.template, &self.plan, &account, &self.key)?;
         Delivered::write_all(&files)?;
         if let Some(head) = line {
             let body = json!({ "of": head.seq, "files": files.len() });
             if let Err(error) = note_template(global, Kind::Apply, name, body, talk) {
                 talk.remark(format_args!("WARNING: how it ended is not in the journal: {error}"));
             }
+        }
+        if dropped > 0 {
+            talk.remark(format_args!(
+                "template {name}: no room for {dropped} signatures of boots that it no longer tells: \
+                 they are not delivered"
+            ));
         }
         self.report(is_new, files.len(), talk);
         Ok(())
@@ -279,9 +316,8 @@ impl Work {
             (true, _) => talk
                 .prose(format_args!("approved: template {name}, {files} files written in {folder}")),
         }
-        if delivery.kind == DeliveryKind::FwCfg {
-            let path = delivery.folder.join("MACHINE.json");
-            talk.prose(format_args!("start each with {}", qemu_option(&path.to_string_lossy())));
-        }
+        let path = path_of(&self.template, "MACHINE");
+        let handover = Handover::of(delivery.kind, &path.to_string_lossy());
+        handover.lines().for_each(|line| talk.prose(line));
     }
 }

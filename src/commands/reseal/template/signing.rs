@@ -9,16 +9,17 @@ use std::thread;
 
 use vmseal::Error;
 use vmseal::authority::AuthorityError;
-use vmseal::boot::Sources;
 use vmseal::policy::{PolicyDigest, Signatures, SigningKey, verified};
-use vmseal::template::{Account, Delivered, DeliveryKind, Plan, Template, TemplateError, VmPlan};
+use vmseal::template::{Account, Delivered, Plan, Template, TemplateError, VmPlan};
 
 /// The file of a machine.
 pub fn path_of(template: &Template, vm: &str) -> PathBuf {
-    template.delivery.folder.join(format!("{vm}.json"))
+    let ending = template.delivery.kind.extension();
+    template.delivery.folder.join(format!("{vm}.{ending}"))
 }
 
-/// The files that are not as `account` wants them, with what they are to hold.
+/// The files that are not as `account` wants them, with what they are to hold, and how many older
+/// approvals there was no room for.
 ///
 /// # Errors
 /// Those of signing, and [`TemplateError::TooLarge`].
@@ -27,10 +28,11 @@ pub fn outdated(
     plan: &Plan,
     account: &Account,
     key: &SigningKey,
-) -> Result<Vec<Delivered>, Error> {
+) -> Result<(Vec<Delivered>, usize), Error> {
+    let kind = template.delivery.kind;
     let there = in_parallel(&plan.vms, |vm| {
         let text = read(&path_of(template, &vm.name));
-        let kept = text.as_deref().map(|text| kept(text, &vm.name, account, key));
+        let kept = text.as_deref().map(|text| kept(kind.unwrap(text), &vm.name, account, key));
         Ok((text, kept.unwrap_or_default()))
     })?;
     let mut known = BTreeMap::<Vec<u8>, Signatures>::new();
@@ -55,7 +57,7 @@ pub fn outdated(
     for ((approved, _), signatures) in missing.iter().zip(signed) {
         known.insert(approved.as_bytes().to_vec(), signatures);
     }
-    let mut files = vec![];
+    let (mut files, mut dropped) = (vec![], 0);
     for (vm, (text, mut signatures)) in plan.vms.iter().zip(there) {
         for (approved, _) in wanted(vm, account) {
             if let Some(new) = known.get(approved.as_bytes()) {
@@ -66,16 +68,77 @@ pub fn outdated(
             continue;
         }
         let path = path_of(template, &vm.name);
-        let new = format!("{}\n", signatures.to_json());
-        if template.delivery.kind == DeliveryKind::FwCfg && new.len() > Sources::MAX_FW_CFG {
-            let (limit, found) = (Sources::MAX_FW_CFG, new.len());
-            return Err(TemplateError::TooLarge { path, limit, found }.into());
+        let mut new = kind.wrap(&signatures);
+        let mut older = older(vm, account).into_iter();
+        while new.len() > kind.limit() {
+            let Some(oldest) = older.next() else {
+                let (limit, found) = (kind.limit(), new.len());
+                return Err(TemplateError::TooLarge { path, limit, found }.into());
+            };
+            let before = signatures.len();
+            signatures.retain(|_, approved, _| hex::encode(approved) != oldest);
+            dropped += before - signatures.len();
+            new = kind.wrap(&signatures);
         }
         if text.as_deref() != Some(new.as_bytes()) {
             files.push(Delivered { path, text: new });
         }
     }
-    Ok(files)
+    Ok((files, dropped))
+}
+
+/// What was approved for a machine before and is not planned any more, the oldest first.
+fn older<'a>(vm: &VmPlan, account: &'a Account) -> Vec<&'a str> {
+    let known = account.vms.get(&vm.name).map(|known| known.boots.iter()).into_iter().flatten();
+    let mut older: Vec<_> = known
+        .filter(|(old, _)| !vm.boots.iter().any(|(new, ..)| new.to_string() == **old))
+        .collect();
+    older.sort_by_key(|(_, generation)| **generation);
+    older.into_iter().map(|(old, _)| old.as_str()).collect()
+}
+
+/// What a machine was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// There is no file of it, or none that can be read.
+    Nothing,
+    /// A file, with signatures by the template's key for so many of the planned boots.
+    Signed(usize),
+}
+
+impl Delivery {
+    /// What a machine of so many boots lacks.
+    pub fn lack(self, boots: usize) -> Option<String> {
+        match self {
+            Self::Nothing => Some("no signatures are delivered".to_owned()),
+            Self::Signed(0) if boots > 0 => Some("its boot is not signed for".to_owned()),
+            Self::Signed(signed) if signed < boots => {
+                Some(format!("{} of its {boots} boots are not signed for", boots - signed))
+            }
+            Self::Signed(_) => None,
+        }
+    }
+}
+
+/// What each machine of a plan was given, in the plan's order.
+///
+/// # Errors
+/// None that a file on disk can bring about.
+pub fn delivered(
+    template: &Template,
+    plan: &Plan,
+    key: &SigningKey,
+) -> Result<Vec<Delivery>, Error> {
+    in_parallel(&plan.vms, |vm| {
+        let Some(text) = read(&path_of(template, &vm.name)) else { return Ok(Delivery::Nothing) };
+        let signatures = verified(&template.delivery.kind.unwrap(&text), &[key.public()]);
+        let is_signed = |approved: &PolicyDigest, index: usize| {
+            let of = plan.authorizations.get(index);
+            of.is_some_and(|of| !signatures.matching(of, approved).is_empty())
+        };
+        let signed = vm.boots.iter().filter(|(approved, index, _)| is_signed(approved, *index));
+        Ok(Delivery::Signed(signed.count()))
+    })
 }
 
 /// What is planned for a machine and approved.
@@ -88,9 +151,7 @@ fn wanted<'a>(
 }
 
 /// The signatures of a file that are this key's, and of what is still approved.
-fn kept(text: &[u8], vm: &str, account: &Account, key: &SigningKey) -> Signatures {
-    let mut signatures = Signatures::default();
-    let _ = signatures.add_json(text);
+fn kept(mut signatures: Signatures, vm: &str, account: &Account, key: &SigningKey) -> Signatures {
     let boots = account.vms.get(vm).map(|known| &known.boots);
     // What is signed is the digest itself: there is no policyRef.
     signatures.retain(|_, approved, _| {

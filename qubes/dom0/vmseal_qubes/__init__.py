@@ -1,0 +1,1 @@
+"""vmseal for dom0 of Qubes."""

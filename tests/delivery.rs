@@ -1,0 +1,171 @@
+//! The ways in which a machine gets what its host approved: what the host writes, and that the
+//! machine finds it there.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use testkit::virtual_boot::fixture_folder;
+use testkit::{Machine, Ran, Swtpm, run};
+use vmseal::policy::disk::from_disk;
+
+const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
+const BASE: &str = "direct-qemu10.0.13-ovmf2025.02/base";
+const KERNEL: &str = "direct-qemu10.0.13-ovmf2025.02/kernel";
+
+/// A host with a template of the machine a, in a folder whose name is a trap.
+struct Host(TempDir);
+
+impl Host {
+    fn new() -> Self {
+        let host = Self(TempDir::with_prefix("vmseal-delivery-").unwrap());
+        fs::create_dir_all(host.path("root/etc/vmseal/templates.d")).unwrap();
+        host.vmseal(&["authority", "init", "debian"]).ok();
+        host
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn vmseal(&self, arguments: &[&str]) -> Ran {
+        run(Command::new(VMSEAL).args(arguments).arg("--root").arg(self.path("root")))
+    }
+
+    fn template(&self, boot: &str, kind: &str, words: &str) {
+        let artifacts = fixture_folder(boot).join("artifacts.json");
+        let cmdline = fs::read_to_string(fixture_folder(BASE).join("inputs/append")).unwrap();
+        let text = format!(
+            "boot = \"kernel\"\nkernel = \"@{0}\"\ninitrd = \"@{0}\"\ncmdline = \"{1}{words}\"\n\
+             [[reference]]\nlog = \"{2}\"\n[[vm]]\nname = \"a\"\n\
+             [delivery]\nkind = \"{kind}\"\nfolder = \"{3}\"\n",
+            artifacts.display(),
+            cmdline.trim(),
+            fixture_folder(BASE).join("log.bin").display(),
+            self.path("it's a, b & c").display(),
+        );
+        fs::write(self.path("root/etc/vmseal/templates.d/debian.toml"), text).unwrap();
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path("it's a, b & c").join(name)
+    }
+
+    fn reseal(&self) -> Ran {
+        self.vmseal(&["reseal", "--template", "debian", "--yes"])
+    }
+
+    /// A machine that knows the template's key.
+    fn machine(&self) -> Machine {
+        let public = self.path("debian.pub");
+        fs::write(&public, self.vmseal(&["authority", "export", "debian"]).ok().stdout).unwrap();
+        let machine = Machine::with_tpm(VMSEAL, Swtpm::start(), BASE);
+        let public = public.to_str().unwrap();
+        machine.enroll(&["--policy", "authority", "--authority-public", public]).ok();
+        machine
+    }
+}
+
+fn unlock(machine: &Machine) -> Ran {
+    machine.unlock(&["--root", machine.file("root").to_str().unwrap()])
+}
+
+/// Shows a machine a disk, as its kernel would.
+fn give_disk(machine: &Machine, disk: &[u8]) {
+    let device = machine.file("root/sys/block/vdb");
+    fs::create_dir_all(device.join("device")).unwrap();
+    fs::create_dir_all(machine.file("root/dev")).unwrap();
+    fs::write(device.join("ro"), "1\n").unwrap();
+    fs::write(device.join("size"), format!("{}\n", disk.len() / 512)).unwrap();
+    fs::write(machine.file("root/dev/vdb"), disk).unwrap();
+}
+
+fn signatures(file: &[u8]) -> Vec<Value> {
+    let json: Value = serde_json::from_slice(file).unwrap();
+    json["sha256"].as_array().unwrap().clone()
+}
+
+#[test]
+fn a_disk_opens_the_machine_that_is_given_it() {
+    let host = Host::new();
+    host.template(BASE, "disk", "");
+    let mut machine = host.machine();
+    let ran = host.vmseal(&["reseal", "--template", "debian", "--yes", "--json"]).ok();
+    let told = &ran.json()["templates"][0]["machines"][0];
+    let path = host.file("a.img");
+    assert_eq!(told["file"], path.to_str().unwrap());
+    let folder = host.0.path().display().to_string();
+    let option =
+        format!("-drive if=virtio,format=raw,readonly=on,file={folder}/it's a,, b & c/a.img");
+    assert_eq!(told["qemu"], option);
+    let xml = told["libvirt"].as_str().unwrap();
+    assert!(xml.contains("/it&apos;s a, b &amp; c/a.img'/>"), "{xml}");
+    assert!(xml.contains("<readonly/>"), "{xml}");
+
+    let disk = fs::read(&path).unwrap();
+    assert!(disk.starts_with(b"vmseal-policy 1\n") && disk.len().is_multiple_of(512));
+    assert_eq!(signatures(from_disk(&disk).unwrap()).len(), 1);
+    unlock(&machine).refused(19);
+    give_disk(&machine, &disk);
+    unlock(&machine).ok();
+
+    // Another kernel: the disk is old until the host approves, and the check says so.
+    host.template(KERNEL, "disk", "");
+    host.vmseal(&["template", "check", "debian"]).code(20);
+    machine.boot(KERNEL);
+    unlock(&machine).refused(19);
+    let ran = host.reseal().ok();
+    assert!(ran.stdout.contains("start each with -drive"), "{ran:#?}");
+    assert!(ran.stdout.contains("or by libvirt: <disk"), "{ran:#?}");
+    let disk = fs::read(&path).unwrap();
+    assert_eq!(signatures(from_disk(&disk).unwrap()).len(), 2);
+    give_disk(&machine, &disk);
+    unlock(&machine).ok();
+    host.vmseal(&["template", "check", "debian"]).ok();
+    // What was damaged is written anew, with what was signed for the boot before where that is whole.
+    fs::write(&path, &disk[1..]).unwrap();
+    host.vmseal(&["template", "check", "debian"]).code(20).says("a of template debian");
+    host.reseal().ok().says("written anew");
+    host.vmseal(&["template", "check", "debian"]).ok();
+    assert_eq!(signatures(from_disk(&fs::read(&path).unwrap()).unwrap()).len(), 1);
+}
+
+/// Newer approvals push the oldest ones out, and it is said.
+#[test]
+fn what_qubesdb_has_no_room_for_is_told() {
+    let host = Host::new();
+    let (path, account) = (host.file("a.json"), host.path("root/var/lib/vmseal/host/debian.json"));
+    let mut approved: Vec<String> = vec![];
+    for boot in 0..8 {
+        host.template(BASE, "qubesdb", &format!(" boot={boot}"));
+        let ran = host.reseal().ok();
+        let mut json: Value = serde_json::from_slice(&fs::read(&account).unwrap()).unwrap();
+        let generation = json["generation"].as_u64().unwrap();
+        let boots = json["vms"]["a"]["boots"].as_object_mut().unwrap();
+        approved.push(boots.keys().find(|boot| !approved.contains(boot)).unwrap().clone());
+        let file = fs::read(&path).unwrap();
+        assert!(file.len() <= 3072, "{}", file.len());
+        let delivered = signatures(&file);
+        let fit = &approved[approved.len().saturating_sub(5)..];
+        assert_eq!(delivered.len(), fit.len());
+        assert!(delivered.iter().all(|one| fit.iter().any(|boot| one["pol"] == **boot)));
+        let is_full = approved.len() > 5;
+        assert_eq!(ran.stderr.contains("no room for 1 signatures"), is_full, "{ran:#?}");
+        host.vmseal(&["template", "check", "debian"]).ok();
+        // Has all of them count for longer than one approval more, in their order.
+        for (index, boot) in (0..).zip(&approved) {
+            if let Some(of) = boots.get_mut(boot) {
+                *of = (generation + index).into();
+            }
+        }
+        fs::write(&account, json.to_string()).unwrap();
+    }
+    let before = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
+    host.reseal().ok();
+    let after = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
+    assert_eq!(after, before);
+}

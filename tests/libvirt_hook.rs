@@ -1,0 +1,144 @@
+//! The hook that libvirt runs when a machine starts: what it says, of which machines, and that it
+//! stops none. libvirt is not there: the hook is called as its manual tells.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+use testkit::machine::project;
+use testkit::run;
+use testkit::virtual_boot::fixture_folder;
+
+const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
+const BASE: &str = "direct-qemu10.0.13-ovmf2025.02/base";
+const KERNEL: &str = "direct-qemu10.0.13-ovmf2025.02/kernel";
+
+struct Host(TempDir);
+
+impl Host {
+    /// With a template of the machine web1 of the fixtures, whose kernel is that of a recorded boot.
+    fn new() -> Self {
+        let host = Self(TempDir::with_prefix("vmseal-hook-").unwrap());
+        fs::create_dir_all(host.path("root/etc/vmseal/templates.d")).unwrap();
+        // The programs that the hook calls, for this host.
+        let root = host.path("root");
+        host.program("vmseal", &format!("exec {VMSEAL} \"$@\" --root {}", root.display()));
+        host.program("logger", &format!("echo \"$*\" >>{}", host.path("log").display()));
+        host.vmseal(&["authority", "init", "debian"]);
+        host.template(BASE, "console=ttyS0");
+        host
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn program(&self, name: &str, text: &str) {
+        let path = self.path("bin").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    fn vmseal(&self, arguments: &[&str]) {
+        run(Command::new(VMSEAL).args(arguments).arg("--root").arg(self.path("root"))).ok();
+    }
+
+    fn template(&self, boot: &str, end: &str) {
+        let text = format!(
+            "boot = \"kernel\"\nkernel = \"@{0}\"\ninitrd = \"@{0}\"\n\
+             cmdline = \"root=/dev/mapper/root ro @own {end}\"\n[[reference]]\nlog = \"{1}\"\n\
+             [[vm]]\nname = \"web1\"\ncmdline = \"systemd.machine_id=0123456789abcdef0123456789abcde1\"\n\
+             [delivery]\nkind = \"fw_cfg\"\nfolder = \"{2}\"\n",
+            fixture_folder(boot).join("artifacts.json").display(),
+            fixture_folder(BASE).join("log.bin").display(),
+            self.path("delivered").display(),
+        );
+        fs::write(self.path("root/etc/vmseal/templates.d/debian.toml"), text).unwrap();
+    }
+
+    fn approve(&self) {
+        self.vmseal(&["reseal", "--template", "debian", "--yes"]);
+    }
+
+    /// What the hook says when a machine starts, to libvirt and to the log.
+    fn starts(&self, name: &str, operation: &[&str], xml: &str) -> String {
+        let file = self.path("domain.xml");
+        fs::write(&file, xml).unwrap();
+        let _ = fs::remove_file(self.path("log"));
+        let output = Command::new(hook())
+            .arg(name)
+            .args(operation)
+            .arg("-")
+            .env("PATH", format!("{}:/usr/bin:/bin", self.path("bin").display()))
+            .stdin(Stdio::from(fs::File::open(file).unwrap()))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "a machine was stopped: {output:?}");
+        assert!(output.stdout.is_empty(), "libvirt would take it for XML: {output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        let logged = fs::read_to_string(self.path("log")).unwrap_or_default();
+        assert_eq!(logged.is_empty(), said.is_empty());
+        assert!(logged.ends_with(&said), "{logged}");
+        said
+    }
+
+    fn web1(&self) -> String {
+        self.starts("web1", &["prepare", "begin"], &domain("web1"))
+    }
+}
+
+fn hook() -> PathBuf {
+    project().join("system/etc/libvirt/hooks/qemu.d/vmseal")
+}
+
+fn domain(name: &str) -> String {
+    let file = Path::new("tests/fixtures/domains").join(format!("{name}.xml"));
+    fs::read_to_string(project().join(file)).unwrap()
+}
+
+#[test]
+fn a_machine_that_would_not_open_is_told_of_when_it_starts() {
+    let host = Host::new();
+    let said = host.web1();
+    assert!(said.starts_with("web1 starts: vmseal: web1 of template debian would not"), "{said}");
+    host.approve();
+    assert_eq!(host.web1(), "");
+    // The host gives another kernel, which nobody approved.
+    host.template(KERNEL, "console=ttyS0");
+    assert!(host.web1().contains("vmseal reseal --template"), "{}", host.web1());
+    assert_eq!(host.starts("web1", &["started", "begin"], &domain("web1")), "");
+    assert_eq!(host.starts("web1", &["prepare", "end"], &domain("web1")), "");
+    host.approve();
+    assert_eq!(host.web1(), "");
+    // The machine is started with other words than those that were approved.
+    let other = domain("web1").replace("console=ttyS0", "console=ttyS0 init=/bin/sh");
+    let said = host.starts("web1", &["prepare", "begin"], &other);
+    assert!(said.contains("web1 of template debian would not open"), "{said}");
+}
+
+#[test]
+fn machines_that_no_template_has_are_let_alone() {
+    let host = Host::new();
+    let stranger = |xml: &str| host.starts("other", &["prepare", "begin"], xml);
+    // One that is to be handed signatures, and that no template has.
+    assert!(stranger(&domain("web2")).contains("no template has a machine of the name web2"));
+    let plain =
+        domain("web2").replace("opt/org.vmseal/policy", "opt/x").replace("vmseal-templates", "x");
+    assert_eq!(stranger(&plain), "");
+    let own_disk =
+        domain("disk").replace("opt/org.vmseal/policy", "opt/x").replace("vmseal-templates", "x");
+    assert_eq!(stranger(&own_disk), "");
+    assert_eq!(stranger("no XML"), "");
+    assert_eq!(stranger(""), "");
+    // Neither a broken template nor a missing program stops a machine.
+    fs::write(host.path("root/etc/vmseal/templates.d/debian.toml"), "boot").unwrap();
+    assert!(host.web1().contains("is no template"), "{}", host.web1());
+    assert_eq!(stranger(&plain), "");
+    fs::remove_file(host.path("bin/vmseal")).unwrap();
+    assert_eq!(host.web1(), "");
+}
