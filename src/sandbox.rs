@@ -1,7 +1,7 @@
 //! What a process gives up before it parses what others wrote: images of guests, their logs.
 //!
 //! From then on it can read files, compute, and write into what was open before. It cannot change,
-//! make or run a file, reach a network or another process, nor get any of that back. Each layer is
+//! make or run a file, start a process, reach another or a network, nor get any of that back. Each layer is
 //! taken where the kernel has it.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,10 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities, set_thread_gid,
     set_thread_groups, set_thread_uid,
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
 
 /// The newest Landlock that is asked for; an older kernel gives what it has.
 const NEWEST: ABI = ABI::V6;
@@ -228,12 +231,37 @@ fn restrict_files_to<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<bo
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
+/// A clone that is no thread is a process, which no limit of this one would hold. The flags of
+/// `clone3` lie in memory, where no filter sees them: who asks for it does with `clone` instead.
 fn restrict_calls() -> Result<(), SandboxError> {
     let failed = |cause: String| SandboxError { layer: "seccomp", cause };
-    let rules: BTreeMap<i64, Vec<_>> = ALLOWED.into_iter().map(|call| (call, vec![])).collect();
-    let refuse = SeccompAction::Errno(rustix::io::Errno::PERM.raw_os_error().unsigned_abs());
-    let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, TargetArch::x86_64);
-    let program: Result<BpfProgram, _> = filter.and_then(TryInto::try_into);
-    let program = program.map_err(|error| failed(error.to_string()))?;
-    seccompiler::apply_filter_all_threads(&program).map_err(|error| failed(error.to_string()))
+    let is_thread = SeccompCondition::new(
+        0,
+        SeccompCmpArgLen::Qword,
+        SeccompCmpOp::MaskedEq(CLONE_THREAD),
+        CLONE_THREAD,
+    );
+    let is_thread = is_thread.and_then(|is_thread| SeccompRule::new(vec![is_thread]));
+    let is_thread = is_thread.map_err(|error| failed(error.to_string()))?;
+    let mut rules: BTreeMap<i64, Vec<_>> = ALLOWED.into_iter().map(|call| (call, vec![])).collect();
+    rules.insert(libc::SYS_clone, vec![is_thread]);
+    let clone3 = [(libc::SYS_clone3, vec![])].into();
+    let errno =
+        |errno: rustix::io::Errno| SeccompAction::Errno(errno.raw_os_error().unsigned_abs());
+    let refuse = errno(rustix::io::Errno::PERM);
+    let lacking = errno(rustix::io::Errno::NOSYS);
+    let filters = [
+        SeccompFilter::new(clone3, SeccompAction::Allow, lacking, TargetArch::x86_64),
+        SeccompFilter::new(rules, refuse, SeccompAction::Allow, TargetArch::x86_64),
+    ];
+    for filter in filters {
+        let program: Result<BpfProgram, _> = filter.and_then(TryInto::try_into);
+        let program = program.map_err(|error| failed(error.to_string()))?;
+        seccompiler::apply_filter_all_threads(&program)
+            .map_err(|error| failed(error.to_string()))?;
+    }
+    Ok(())
 }
+
+/// `CLONE_THREAD`, of any word's width.
+const CLONE_THREAD: u64 = 0x0001_0000;
