@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+mod reference;
 mod reseal;
 
 use clap::error::ErrorKind;
@@ -10,6 +11,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use vmseal::coverage::Component;
 use vmseal::measurement::PcrBank;
 
+pub use reference::{Accel, ReferenceBoot};
 pub use reseal::{Built, Confirm, Reseal};
 
 /// Seal a LUKS2 volume to the boot that was measured into the TPM.
@@ -99,6 +101,8 @@ pub enum Command {
     Predict(Box<Predict>),
     /// Approve the boots to come, after showing what changes, and open for them too
     Reseal(Reseal),
+    /// On a host: boot a throw-away machine of a template, and keep what it measured
+    ReferenceBoot(ReferenceBoot),
     /// After a boot: compare it with what was approved, and withdraw what nothing starts any more
     Confirm(Confirm),
     /// Show what was approved on this machine, by whom, and whether that account is whole

@@ -10,7 +10,7 @@ use crate::artifact::hashing::Memory;
 use crate::artifact::variable_store::VariableStore;
 use crate::boot::BootLogs;
 use crate::coverage::{BootPath, Coverage};
-use crate::enroll::{self, Chosen, Unforeseen};
+use crate::enroll::{self, Chosen, NextBoot, Unforeseen};
 use crate::error::Error;
 use crate::measurement::diff::Note;
 use crate::measurement::{PcrIndex, PcrValues, UserspaceLog};
@@ -77,14 +77,15 @@ struct BaseBoot {
 
 impl<'a> Forecaster<'a> {
     /// Begins with the logs of the template's references, in their order. `files` are those of the
-    /// boot to come; `memory` is worth sharing between templates that share files.
+    /// boot to come; `memory` is worth sharing between templates that share files. Without a key
+    /// nothing can be signed, and [`Forecaster::foretell`] tells all the same.
     ///
     /// # Errors
     /// [`Error::NotCovered`] and its like, where a reference does not measure all of the boot;
     /// [`Error::Artifact`] for variables that do not fit.
     pub fn new(
         template: &'a Template,
-        key: &AuthorityKey,
+        key: Option<&AuthorityKey>,
         logs: Vec<BootLogs>,
         vars: Option<&VariableStore>,
         files: &'a dyn Files,
@@ -93,7 +94,7 @@ impl<'a> Forecaster<'a> {
         let bases = template.references.iter().zip(logs).map(|(reference, logs)| {
             let mut plan = plan(template, &logs)?;
             require_given_kernel(reference, &logs)?;
-            plan.authority = Some(key.clone());
+            plan.authority = key.cloned();
             let policy = vars.map(|vars| {
                 let logged = PolicyVariables::from_log(&logs.firmware);
                 logged.map(|logged| vars.policy(&logged)).map_err(|error| Error::Artifact {
@@ -113,6 +114,24 @@ impl<'a> Forecaster<'a> {
     /// # Errors
     /// [`Error::Unforeseen`] with what cannot be told.
     pub fn of(&self, cmdline: &str, kind: MachineKind) -> Result<Forecast, Error> {
+        let (boot, entry) = self.foretell(cmdline, kind)?;
+        let (Some(authorization), Some(approved)) =
+            (boot.plan.authorization(), boot.plan.to_be_signed())
+        else {
+            return Err(unforeseen("the signed PCRs"));
+        };
+        Ok(Forecast { values: boot.plan.values, approved, authorization, notes: boot.notes, entry })
+    }
+
+    /// What that boot will measure, and what would be sealed to.
+    ///
+    /// # Errors
+    /// As [`Forecaster::of`].
+    pub fn foretell(
+        &self,
+        cmdline: &str,
+        kind: MachineKind,
+    ) -> Result<(NextBoot, EntryPrediction), Error> {
         let base = self.nearest(kind).ok_or_else(|| unforeseen("the reference boot"))?;
         let is_its = base.reference.cpus.is_some() && base.reference.cpus == kind.cpus;
         let machine = Machine {
@@ -141,12 +160,7 @@ impl<'a> Forecaster<'a> {
         // OVMF adds this to the command line of a kernel that it is given with an initrd.
         let whole = format!("{cmdline} initrd=initrd");
         let boot = enroll::plan_entry(&base.plan, &base.logs, Some(&whole), &entry)?;
-        let (Some(authorization), Some(approved)) =
-            (boot.plan.authorization(), boot.plan.to_be_signed())
-        else {
-            return Err(unforeseen("the signed PCRs"));
-        };
-        Ok(Forecast { values: boot.plan.values, approved, authorization, notes: boot.notes, entry })
+        Ok((boot, entry))
     }
 
     /// What is to be signed for a boot that differs from `forecast` in nothing but the command line.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::definition::{Boot, Delivery, DeliveryKind, Material, Reference, Template, Vm};
+use super::hardware::Hardware;
 use crate::authority::is_template_name;
 use crate::measurement::PcrBank;
 
@@ -29,6 +30,8 @@ struct Text {
     cpus: Vec<u32>,
     qemu: Option<String>,
     own_words: Option<Vec<String>>,
+    #[serde(default)]
+    machine: Hardware,
     #[serde(default)]
     reference: Vec<ReferenceText>,
     #[serde(default)]
@@ -94,9 +97,7 @@ impl Template {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.references.is_empty() {
-            return Err("it has no [[reference]], the log of a boot to start from".to_owned());
-        }
+        self.hardware.check()?;
         let most =
             [self.references.len(), self.memory.len(), self.cpus.len(), self.own_words.len()];
         if most.iter().any(|len| *len > MAX_LIST) {
@@ -176,6 +177,7 @@ impl Text {
             memory: self.memory,
             cpus: self.cpus,
             qemu: self.qemu.as_deref().map(version).transpose()?,
+            hardware: self.machine,
             references: self.reference.into_iter().map(Into::into).collect(),
             own_words: self.own_words.unwrap_or_else(Template::default_own_words),
             vms: self.vm.into_iter().map(Into::into).collect(),

@@ -12,6 +12,7 @@ mod template;
 pub use header::{Events, Header};
 pub use literal::retire;
 pub use target::Target;
+pub use template::files as template_files;
 
 use serde_json::Value;
 use vmseal::Error;

@@ -17,6 +17,7 @@ use vmseal::boot::BootLogs;
 use vmseal::files::{Named, NamedFile, Seen, Watched};
 use vmseal::policy::SigningKey;
 use vmseal::prediction::{KnownFiles, Spelled};
+use vmseal::reference::References;
 use vmseal::reseal::{Kind, Store};
 use vmseal::template::{
     Account, Boot, Delivered, DeliveryKind, Forecaster, Material, Outlook, Plan, Template,
@@ -142,7 +143,10 @@ impl Work {
         memory: &Memory,
         talk: Talk,
     ) -> Result<Self, Error> {
-        let template = templates.read(name)?;
+        let mut template = templates.read(name)?;
+        if template.references.is_empty() {
+            References::of(&global.root, name)?.lend(&mut template)?;
+        }
         let store = authority::store_of_template(global, name, template.authority.as_deref())?;
         let key = store.of(name)?;
         let mut account = templates.account(name)?;
@@ -161,7 +165,7 @@ impl Work {
         let watched = Watched::new(&files);
         let logs = logs(&template)?;
         let forecaster =
-            Forecaster::new(&template, key.public(), logs, vars.as_ref(), &watched, memory)?;
+            Forecaster::new(&template, Some(key.public()), logs, vars.as_ref(), &watched, memory)?;
         let plan = Plan::of(&template, &forecaster, &account, narrow);
         drop(forecaster);
         let seen = watched.into_seen();
@@ -243,7 +247,10 @@ impl Work {
 }
 
 /// The boot files, by the names that the firmware has for them.
-fn files(template: &Template) -> Result<Named, Error> {
+///
+/// # Errors
+/// [`Error::Artifact`], [`Error::Template`].
+pub fn files(template: &Template) -> Result<Named, Error> {
     let Boot::Kernel { kernel, initrd, .. } = &template.boot;
     let mut named = Named::default();
     for (place, material) in [("kernel", kernel), ("initrd", initrd)] {
