@@ -2,6 +2,7 @@
 //! measured for `vmseal reseal --template`.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -65,7 +66,8 @@ fn show(template: &Template, ways: &[Accelerator], talk: Talk) -> Result<Value, 
     let mut lines = vec![];
     for size in sizes(template) {
         let way = ways.first().copied().unwrap_or(Accelerator::Tcg);
-        let line = QemuLine::new(template, size, way, MEMORY)?.to_string();
+        let mut place = |path: &Path| Ok(path.to_string_lossy().into_owned());
+        let line = QemuLine::new(template, size, way, MEMORY, &mut place)?.to_string();
         talk.prose(&line);
         lines.push(json!({ "memory": size.memory, "cpus": size.cpus, "qemu": line }));
     }

@@ -3,8 +3,9 @@
 use std::fs::{self, DirBuilder};
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::error::{ReferenceError, Seen};
 use super::fit::{Fitted, fit};
+use super::inherited::Inherited;
 use super::memory::GuestMemory;
 use super::qemu::{Accelerator, QemuLine, Size};
 use super::relay::{Passed, Relay, SealPoint};
@@ -24,6 +26,8 @@ use crate::template::Template;
 /// How long a boot may take to its first extend, where there is another way to run it. That
 /// `/dev/kvm` is there proves nothing: nested virtualization may fail in the firmware.
 const BEGIN: Duration = Duration::from_secs(20);
+/// The kernel's way to run a processor.
+pub(super) const KVM: &str = "/dev/kvm";
 /// How often QEMU is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// As much of the console is kept.
@@ -72,16 +76,29 @@ fn boot(
     (begin, limit): (Duration, Duration),
 ) -> Result<Recorded, ReferenceError> {
     let scratch = Scratch::new()?;
-    let (tpm, _swtpm) = start_tpm(&scratch.0, template.bank)?;
+    let users = Users::new();
+    let (tpm, _swtpm) = start_tpm(&scratch.0, template.bank, users.swtpm)?;
     let refused =
         |error: std::io::Error| ReferenceError::io(Path::new("the guest's memory"), &error);
     let memory = GuestMemory::new(size.memory.saturating_mul(1 << 20)).map_err(refused)?;
-    let line = QemuLine::new(template, size, accelerator, &memory.inherited_path())?;
-    let (ours, theirs) = pair()?;
+    let mut copies = vec![];
+    let line = {
+        let mut place = |path: &Path| {
+            let copy =
+                Inherited::copy_of(path).map_err(|error| ReferenceError::io(path, &error))?;
+            let place = copy.path();
+            copies.push(copy);
+            Ok(place)
+        };
+        QemuLine::new(template, size, accelerator, &memory.inherited_path(), &mut place)?
+    };
+    let ((ours, control), (console, serial)) = (pair()?, pair()?);
     let mut qemu = Command::new(&line.program);
-    qemu.args(&line.arguments).stdin(OwnedFd::from(theirs));
-    let mut qemu = Running::start(qemu)?;
-    let said = qemu.listen();
+    qemu.args(&line.arguments).stdin(OwnedFd::from(control)).stdout(OwnedFd::from(serial));
+    let mut qemu = Running::start(qemu, users.qemu)?;
+    // What it has inherited stays with it alone.
+    drop(copies);
+    let said = qemu.listen(console);
     let relay = Relay::between(ours, tpm, template.bank)
         .map_err(|error| ReferenceError::io(Path::new("the line to the TPM"), &error))?;
     let seal_point = watch(&mut qemu, &relay, (begin, limit), &said)?;
@@ -139,7 +156,11 @@ fn require_replay(logs: &Fitted, values: &PcrValues) -> Result<(), ReferenceErro
 }
 
 /// A new TPM with one bank, and its control channel, with which it ends.
-fn start_tpm(folder: &Path, bank: PcrBank) -> Result<(UnixStream, Running), ReferenceError> {
+fn start_tpm(
+    folder: &Path,
+    bank: PcrBank,
+    user: Option<u32>,
+) -> Result<(UnixStream, Running), ReferenceError> {
     let mut setup = Command::new("swtpm_setup");
     setup.args(["--tpm2", "--pcr-banks", bank.name(), "--tpmstate"]).arg(folder);
     let output = setup.stdin(Stdio::null()).output();
@@ -149,12 +170,47 @@ fn start_tpm(folder: &Path, bank: PcrBank) -> Result<(UnixStream, Running), Refe
         let cause = last_line(&said).unwrap_or_else(|| output.status.to_string());
         return Err(ReferenceError::Program { program: "swtpm_setup".into(), cause });
     }
+    if let Some(user) = user {
+        give(folder, user).map_err(|error| ReferenceError::io(folder, &error))?;
+    }
     let (ours, theirs) = pair()?;
     let mut swtpm = Command::new("swtpm");
     swtpm.args(["socket", "--tpm2", "--terminate", "--ctrl", "type=unixio,clientfd=0"]);
     swtpm.arg("--tpmstate").arg(format!("dir={}", folder.display()));
-    swtpm.stdin(OwnedFd::from(theirs));
-    Ok((ours, Running::start(swtpm)?))
+    swtpm.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
+    let mut swtpm = Running::start(swtpm, user)?;
+    // It must never wait for somebody to read what it says.
+    let errors = swtpm.0.stderr.take();
+    thread::spawn(move || errors.map(|errors| keep_tail(errors, &Mutex::default())));
+    Ok((ours, swtpm))
+}
+
+/// The users that QEMU and swtpm run as where root starts them: nobody's, and each its own. The guest
+/// talks to both, and what measures must be safe from what is measured.
+struct Users {
+    qemu: Option<u32>,
+    swtpm: Option<u32>,
+}
+
+impl Users {
+    /// The first number behind those of containers, which no system gives away (systemd's UIDS-GIDS).
+    const FIRST: u32 = 0x7000_0000;
+
+    fn new() -> Self {
+        let mut random = [0; 2];
+        // Numbers that others could guess are as good: nobody can become them.
+        let _ = getrandom::fill(&mut random);
+        let first = Self::FIRST + 2 * u32::from(u16::from_le_bytes(random));
+        let user = |number| rustix::process::geteuid().is_root().then_some(number);
+        Self { qemu: user(first), swtpm: user(first + 1) }
+    }
+}
+
+fn give(folder: &Path, user: u32) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        chown(entry?.path(), Some(user), Some(user))?;
+    }
+    chown(folder, Some(user), Some(user))
 }
 
 fn pair() -> Result<(UnixStream, UnixStream), ReferenceError> {
@@ -173,8 +229,13 @@ fn no_program(command: &Command, error: &std::io::Error) -> ReferenceError {
 struct Running(Child);
 
 impl Running {
-    fn start(mut command: Command) -> Result<Self, ReferenceError> {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    fn start(mut command: Command, user: Option<u32>) -> Result<Self, ReferenceError> {
+        command.stderr(Stdio::piped());
+        if let Some(user) = user {
+            // The group of /dev/kvm may use that.
+            let kvm = fs::metadata(KVM).map(|kvm| kvm.gid());
+            command.uid(user).gid(kvm.unwrap_or(user));
+        }
         die_with_parent(&mut command);
         command.spawn().map(Self).map_err(|error| no_program(&command, &error))
     }
@@ -183,12 +244,12 @@ impl Running {
         !matches!(self.0.try_wait(), Ok(None))
     }
 
-    /// Reads what the program says, so that it never waits for that, and tells the last line: of its
-    /// own errors, else of its output.
-    fn listen(&mut self) -> impl Fn() -> String + use<> {
+    /// Reads what the program and the console of its guest say, so that neither ever waits for that,
+    /// and tells the last line: of its own errors, else of the console.
+    fn listen(&mut self, console: UnixStream) -> impl Fn() -> String + use<> {
         let [output, errors] = [Arc::<Mutex<Vec<u8>>>::default(), Arc::default()];
         let streams: [(Option<Box<dyn Read + Send>>, _); 2] = [
-            (self.0.stdout.take().map(|it| Box::new(it) as Box<_>), output.clone()),
+            (Some(Box::new(console) as Box<_>), output.clone()),
             (self.0.stderr.take().map(|it| Box::new(it) as Box<_>), errors.clone()),
         ];
         for (stream, tail) in streams {

@@ -1,14 +1,13 @@
 //! The guest's memory as the host sees it, and the event logs in it: the firmware's, and the copies
 //! that loader and kernel made.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{MemfdFlags, SeekFrom, ftruncate, memfd_create, seek};
+use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
+use super::inherited::Inherited;
 use crate::measurement::{EventLog, LogFormat};
 
 /// What the first event of a crypto-agile log holds.
@@ -22,11 +21,9 @@ const MAX_LOG: usize = 4 << 20;
 /// Most places that are looked at. A boot has three or four.
 const MAX_LOGS: usize = 64;
 
-/// The memory of one guest. It lies in no file system, and goes with the last who has it.
+/// The memory of one guest.
 #[derive(Debug)]
-pub struct GuestMemory {
-    file: File,
-}
+pub struct GuestMemory(Inherited);
 
 impl GuestMemory {
     /// Memory of so many bytes, which programs that are started inherit.
@@ -34,14 +31,12 @@ impl GuestMemory {
     /// # Errors
     /// The system's.
     pub fn new(len: u64) -> io::Result<Self> {
-        let file: OwnedFd = memfd_create("vmseal-guest-memory", MemfdFlags::empty())?;
-        ftruncate(&file, len)?;
-        Ok(Self { file: file.into() })
+        Inherited::zeros(len).map(Self)
     }
 
     /// Its path in a program that inherited it.
     pub fn inherited_path(&self) -> String {
-        format!("/proc/self/fd/{}", self.file.as_raw_fd())
+        self.0.path()
     }
 
     /// The logs in it, each to where it stops being one.
@@ -87,11 +82,11 @@ impl GuestMemory {
 
     /// The next bytes that were written to.
     fn written(&self, from: u64) -> io::Result<Option<(u64, u64)>> {
-        match seek(&self.file, SeekFrom::Data(from)) {
+        match seek(self.0.file(), SeekFrom::Data(from)) {
             Err(Errno::NXIO) => Ok(None),
             start => {
                 let start = start?;
-                Ok(Some((start, seek(&self.file, SeekFrom::Hole(start))?)))
+                Ok(Some((start, seek(self.0.file(), SeekFrom::Hole(start))?)))
             }
         }
     }
@@ -99,7 +94,7 @@ impl GuestMemory {
     fn read(&self, buffer: &mut [u8], from: u64) -> io::Result<usize> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, from + filled as u64)? {
+            match self.0.file().read_at(rest, from + filled as u64)? {
                 0 => break,
                 count => filled += count,
             }
@@ -159,10 +154,10 @@ mod tests {
         let log = [header(), action(1), action(2)].concat();
         let places = [0, 4096 + 3, CHUNK as u64 - 40, LEN - log.len() as u64];
         for place in places {
-            memory.file.write_all_at(&log, place).unwrap();
+            memory.0.file().write_all_at(&log, place).unwrap();
         }
         // The words alone are no log, nor are they one where nothing can come before them.
-        memory.file.write_all_at(SIGNATURE, 1 << 20).unwrap();
+        memory.0.file().write_all_at(SIGNATURE, 1 << 20).unwrap();
         let logs = memory.logs().unwrap();
         assert_eq!(logs.len(), places.len());
         for log in logs {
@@ -175,7 +170,7 @@ mod tests {
     fn a_memory_full_of_beginnings_is_given_up() {
         let memory = GuestMemory::new(LEN).unwrap();
         for place in 0..200 {
-            memory.file.write_all_at(&header(), place * 4096).unwrap();
+            memory.0.file().write_all_at(&header(), place * 4096).unwrap();
         }
         assert_eq!(memory.logs().unwrap().len(), MAX_LOGS);
     }

@@ -16,6 +16,7 @@ mod command_stream;
 mod compare;
 mod error;
 mod fit;
+mod inherited;
 mod memory;
 mod pcr_read;
 mod qemu;

@@ -46,6 +46,9 @@ impl Size {
     }
 }
 
+/// Where QEMU finds a copy of a file of its own.
+pub type Place<'a> = dyn FnMut(&Path) -> Result<String, ReferenceError> + 'a;
+
 /// A program and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QemuLine {
@@ -56,16 +59,19 @@ pub struct QemuLine {
 }
 
 impl QemuLine {
-    /// QEMU with this machine. Its memory lies in the file `memory`; the control channel of its TPM
-    /// is its standard input, its first serial port its standard output.
+    /// QEMU with this machine. Its memory lies in the file `memory`, and a file of the template where
+    /// `place` says; the control channel of its TPM is its standard input, its first serial port its
+    /// standard output, both sockets.
     ///
     /// # Errors
-    /// [`ReferenceError::Template`] for what the template does not tell, or only by digests.
+    /// [`ReferenceError::Template`] for what the template does not tell, or only by digests; those of
+    /// `place`.
     pub fn new(
         template: &Template,
         size: Size,
         accelerator: Accelerator,
         memory: &str,
+        place: &mut Place<'_>,
     ) -> Result<Self, ReferenceError> {
         let hardware = &template.hardware;
         let lacks = |what: &str| ReferenceError::Template {
@@ -87,16 +93,16 @@ impl QemuLine {
         let Size { memory: mib, cpus } = size;
         line.add(&["-m", &mib.to_string(), "-smp", &cpus.to_string(), "-object"]);
         line.add(&[&format!("memory-backend-file,id=ram,mem-path={memory},share=on,size={mib}M")]);
-        line.add(&["-drive", &flash(firmware, "readonly=on")?]);
-        line.add(&["-drive", &flash(vars, "snapshot=on")?]);
+        line.add(&["-drive", &flash(&place(firmware)?, ",readonly=on")]);
+        line.add(&["-drive", &flash(&place(vars)?, "")]);
         line.add(&["-chardev", "socket,id=tpm,fd=0", "-tpmdev", "emulator,id=tpm,chardev=tpm"]);
         let interface = match hardware.tpm {
             TpmInterface::Crb => "tpm-crb,tpmdev=tpm",
             TpmInterface::Tis => "tpm-tis,tpmdev=tpm",
         };
         line.add(&["-device", interface, "-device", "virtio-rng-pci"]);
-        line.add(&["-chardev", "file,id=serial,path=/proc/self/fd/1", "-serial", "chardev:serial"]);
-        line.boot(template, &lacks)?;
+        line.add(&["-chardev", "socket,id=serial,fd=1", "-serial", "chardev:serial"]);
+        line.boot(template, &lacks, place)?;
         line.arguments.extend(hardware.options.iter().cloned());
         Ok(line)
     }
@@ -114,12 +120,13 @@ impl QemuLine {
         &mut self,
         template: &Template,
         lacks: &dyn Fn(&str) -> ReferenceError,
+        place: &mut Place<'_>,
     ) -> Result<(), ReferenceError> {
         match &template.boot {
             Boot::Kernel { kernel, initrd, .. } => {
                 for (option, material) in [("-kernel", kernel), ("-initrd", initrd)] {
                     let Material::File(file) = material else { return Err(lacks(ONLY_DIGESTS)) };
-                    self.add(&[option, text(file)?]);
+                    self.add(&[option, &place(file)?]);
                 }
                 self.add(&["-append", &template.cmdline("")]);
                 Ok(())
@@ -138,15 +145,8 @@ const ONLY_DIGESTS: &str = "a list of digests cannot be booted";
 /// What QEMU gives up of the kernel's calls once it runs.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-fn flash(file: &Path, how: &str) -> Result<String, ReferenceError> {
-    Ok(format!("if=pflash,format=raw,{how},file={}", text(file)?.replace(',', ",,")))
-}
-
-fn text(path: &Path) -> Result<&str, ReferenceError> {
-    path.to_str().ok_or_else(|| ReferenceError::Io {
-        path: path.to_owned(),
-        cause: "its name is no text".to_owned(),
-    })
+fn flash(file: &str, how: &str) -> String {
+    format!("if=pflash,format=raw{how},file={}", file.replace(',', ",,"))
 }
 
 /// As a shell reads it.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::boot::Recorded;
+use super::boot::{KVM, Recorded};
 use super::error::ReferenceError;
 use super::qemu::{Accelerator, Size};
 use crate::measurement::PcrBank;
@@ -228,7 +228,7 @@ fn firmware_digest(template: &Template) -> Result<String, ReferenceError> {
 impl Accelerator {
     /// Ways to run a processor here, the better one first.
     pub fn probe() -> Vec<Self> {
-        let kvm = File::options().read(true).write(true).open("/dev/kvm");
+        let kvm = File::options().read(true).write(true).open(KVM);
         let kvm = kvm.is_ok().then_some(Self::Kvm);
         kvm.into_iter().chain([Self::Tcg]).collect()
     }
