@@ -136,6 +136,7 @@ impl<'a> Forecaster<'a> {
         let is_its = base.reference.cpus.is_some() && base.reference.cpus == kind.cpus;
         let machine = Machine {
             memory: kind.memory,
+            memory_of_base: base.reference.memory,
             processors: kind.cpus.filter(|_| !is_its),
             qemu: self.template.qemu,
             policy: base.policy.clone(),
