@@ -110,6 +110,9 @@ pub enum Command {
     /// Note that this machine has built a boot file, for hooks of generators
     #[command(hide = true)]
     Built(Built),
+    /// Read the disk of a template's machines, for reseal --template
+    #[command(hide = true)]
+    Forecast,
     /// Print a completion script
     #[command(hide = true)]
     Generate(Generate),

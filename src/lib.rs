@@ -10,7 +10,7 @@
 //! boot:    Header → Pin check → Token → policy session → SealedSecret → KeyslotPassphrase
 //!                 → VolumeKey → open volume → latch → gate
 //! host:    Template → reference boot → Extends + EventLog
-//!          Template + reference EventLog + Artifacts → Prediction → Plan → signatures
+//!          Template + reference EventLog + Artifacts → Prediction → Forecasts → Plan → signatures
 //! ```
 //!
 //! # Rooms

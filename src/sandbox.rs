@@ -6,12 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+use rustix::process::{Gid, Resource, Rlimit, Uid, setrlimit};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities, set_thread_gid,
+    set_thread_groups, set_thread_uid,
+};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 /// The newest Landlock that is asked for; an older kernel gives what it has.
@@ -125,38 +130,99 @@ pub fn confine() -> Result<Lacking, SandboxError> {
     Ok(lacking)
 }
 
-/// Root keeps the right to read what is not its own, and nothing more.
-fn drop_capabilities() -> Result<(), SandboxError> {
+/// What a process may use up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Address space, in bytes.
+    pub memory: u64,
+    /// Processor time, in seconds.
+    pub seconds: u64,
+}
+
+/// Confines this process for good to reading these files, and what lies below these folders, within
+/// limits. Where it is root it becomes nobody, who may still read what is not his. A path that is not
+/// there gives no right. To be called while there is but one thread.
+///
+/// # Errors
+/// [`SandboxError`], also where this kernel has no Landlock: whoever takes the process over could
+/// read the host's keys, and tell them.
+pub fn confine_to<'a>(
+    paths: impl IntoIterator<Item = &'a Path>,
+    limits: Limits,
+) -> Result<(), SandboxError> {
+    limit(Resource::As, limits.memory)?;
+    limit(Resource::Cpu, limits.seconds)?;
+    become_nobody()?;
+    drop_capabilities()?;
+    if !restrict_files_to(paths)? {
+        let cause = "this kernel does not have it, or was told not to use it".to_owned();
+        return Err(SandboxError { layer: "Landlock", cause });
+    }
+    restrict_calls()
+}
+
+fn limit(resource: Resource, most: u64) -> Result<(), SandboxError> {
+    let limit = Rlimit { current: Some(most), maximum: Some(most) };
+    setrlimit(resource, limit)
+        .map_err(|error| SandboxError { layer: "limits", cause: error.to_string() })
+}
+
+/// The user and group who own nothing.
+const NOBODY: u32 = 65534;
+
+/// Root's own files are his without any capability.
+fn become_nobody() -> Result<(), SandboxError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let kept = CapabilitySet::DAC_READ_SEARCH;
+    let change = || {
+        set_keep_capabilities(true)?;
+        set_thread_groups(&[])?;
+        set_thread_gid(Gid::from_raw(NOBODY))?;
+        set_thread_uid(Uid::from_raw(NOBODY))
+    };
+    match change() {
+        // Root of a container that has no other users.
+        Ok(()) | Err(rustix::io::Errno::PERM | rustix::io::Errno::INVAL) => Ok(()),
+        Err(error) => Err(SandboxError { layer: "user", cause: error.to_string() }),
+    }
+}
+
+/// Root keeps the right to read what is not its own, and nothing more.
+fn drop_capabilities() -> Result<(), SandboxError> {
+    // What is not had cannot be kept.
+    let had = rustix::thread::capabilities(None);
+    let had = had.map_or(CapabilitySet::all(), |sets| sets.permitted);
+    let kept = had & CapabilitySet::DAC_READ_SEARCH;
     let sets =
         CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    match set_capabilities(None, sets) {
-        // Root of a container may lack it.
-        Err(rustix::io::Errno::PERM) => {
-            let none = CapabilitySet::empty();
-            let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
-            set_capabilities(None, sets)
-        }
-        done => done,
-    }
-    .map_err(|error| SandboxError { layer: "capabilities", cause: error.to_string() })
+    set_capabilities(None, sets)
+        .map_err(|error| SandboxError { layer: "capabilities", cause: error.to_string() })
 }
 
 /// Whether the kernel has it.
 fn restrict_files() -> Result<bool, SandboxError> {
+    restrict_files_to([Path::new("/")])
+}
+
+/// Whether the kernel has it.
+fn restrict_files_to<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<bool, SandboxError> {
     let failed = |cause: String| SandboxError { layer: "Landlock", cause };
-    let root = PathFd::new("/").map_err(|error| failed(error.to_string()))?;
-    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    let mut rules = vec![];
+    for path in paths {
+        // One that cannot be opened now cannot be read later, which is told then.
+        let Ok(file) = PathFd::new(path) else { continue };
+        let folder = AccessFs::ReadFile | AccessFs::ReadDir;
+        let rights = if path.is_dir() { folder } else { AccessFs::ReadFile.into() };
+        rules.push(Ok::<_, landlock::RulesetError>(PathBeneath::new(file, rights)));
+    }
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))
         .and_then(|set| set.handle_access(AccessNet::from_all(NEWEST)))
         .and_then(|set| set.scope(Scope::from_all(NEWEST)))
         .and_then(|set| set.create())
-        .and_then(|set| set.add_rule(PathBeneath::new(root, reading)))
+        .and_then(|set| set.add_rules(rules))
         .and_then(|set| set.restrict_self())
         .map_err(|error| failed(error.to_string()))?;
     Ok(status.ruleset != RulesetStatus::NotEnforced)

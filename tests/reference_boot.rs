@@ -21,7 +21,7 @@ use vmseal::prediction::{DigestTable, Fate, KnownFiles, Spelled};
 use vmseal::reference::{
     Accelerator, Extend, Fitted, Recorded, ReferenceError, References, Size, Unfit, compare, fit,
 };
-use vmseal::template::{Forecaster, MachineKind, Template};
+use vmseal::template::{Forecaster, MachineKind, Sources, Template};
 
 const BASE: &str = "direct-qemu10.0.13-ovmf2025.02/base";
 const KERNEL: &str = "direct-qemu10.0.13-ovmf2025.02/kernel";
@@ -106,17 +106,19 @@ fn logs_of(recorded: &Recorded) -> BootLogs {
 
 /// Compares a boot with the files of another one, by their digests.
 fn compared(recorded: &Recorded, files: &str) -> Result<(), Error> {
-    let (files, template) = files_and_template(files);
-    compare(&template, logs_of(recorded), &files, &Memory::default(), SIZE, recorded)
+    let ((files, template), memory) = (files_and_template(files), Memory::default());
+    let sources = Sources { next: &files, base: None, vars: None, memory: &memory };
+    compare(&template, logs_of(recorded), sources, SIZE, recorded)
 }
 
 /// The digests of the boot that a recorded one, with the files of another, foretells.
 fn foretold(recorded: &Recorded, files: &str) -> Vec<Digest> {
     let (files, template) = files_and_template(files);
     let (logs, memory) = (vec![logs_of(recorded)], Memory::default());
-    let forecaster = Forecaster::new(&template, None, logs, None, &files, &memory).unwrap();
+    let sources = Sources { next: &files, base: None, vars: None, memory: &memory };
+    let forecaster = Forecaster::new(&template, None, logs, sources).unwrap();
     let kind = MachineKind { memory: Some(SIZE.memory), cpus: Some(SIZE.cpus) };
-    let Ok((_, entry)) = forecaster.foretell(&template.cmdline(""), kind) else { return vec![] };
+    let Ok((_, entry)) = forecaster.told(&template.cmdline(""), kind) else { return vec![] };
     let there = entry.events.into_iter().filter(|account| account.fate != Fate::Gone);
     there.flat_map(|account| account.new.unwrap_or_default()).collect()
 }

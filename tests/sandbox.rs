@@ -7,9 +7,12 @@ use std::fs;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use testkit::run;
+use vmseal::sandbox::{Limits, confine_to};
 
 const TRY: &str = "VMSEAL_TEST_TRY";
 const FOLDER: &str = "VMSEAL_TEST_FOLDER";
@@ -21,6 +24,16 @@ fn attempt(what: &str, folder: &str) -> bool {
         "read" => fs::read_to_string(&file).is_ok_and(|text| text == "content"),
         "list" => fs::read_dir(folder).unwrap().count() > 0,
         "thread" => std::thread::spawn(|| fs::read(file).is_ok()).join().unwrap(),
+        "read another" => fs::read(format!("{folder}/another")).is_ok(),
+        "read of the system" => fs::read("/etc/passwd").is_ok(),
+        "read of itself" => fs::read("/proc/self/maps").is_ok(),
+        "be root" => rustix::process::geteuid().is_root() || rustix::process::getgid().is_root(),
+        "compute" => {
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_secs(40) {}
+            true
+        }
+        "allocate much" => vec![1_u8; 600 << 20].iter().all(|byte| *byte == 1),
         "allocate" => vec![1_u8; 64 << 20].iter().all(|byte| *byte == 1),
         "write" => fs::write(&file, "other").is_ok(),
         "append" => fs::OpenOptions::new().append(true).open(&file).is_ok(),
@@ -62,6 +75,11 @@ fn try_one() {
     let folder = std::env::var(FOLDER).unwrap();
     if let Some(what) = what.strip_prefix("free ") {
         assert!(attempt(what, &folder));
+    } else if let Some(what) = what.strip_prefix("alone ") {
+        let (file, absent) = (format!("{folder}/file"), "/no/such/file");
+        let limits = Limits { memory: 512 << 20, seconds: 1 };
+        confine_to([Path::new(&file), Path::new(absent)], limits).unwrap();
+        assert!(attempt(what, &folder));
     } else {
         let lacking = vmseal::sandbox::confine().unwrap();
         assert!(lacking.is_empty(), "this kernel lacks {lacking:?}");
@@ -72,6 +90,7 @@ fn try_one() {
 fn can(what: &str) -> bool {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "content").unwrap();
+    fs::write(folder.path().join("another"), "content").unwrap();
     let mut again = Command::new(std::env::current_exe().unwrap());
     again.args(["try_one", "--exact", "--ignored", "--test-threads", "1"]);
     again.env(TRY, what).env(FOLDER, folder.path());
@@ -106,4 +125,22 @@ fn a_confined_process_reads_and_computes_and_no_more() {
     for what in ["connect", "mount"] {
         assert!(!can(what), "{what}");
     }
+}
+
+/// What reads the disk of a template, beside a process that holds keys.
+#[test]
+fn a_process_confined_to_a_file_reads_that_one_and_no_more() {
+    for what in ["read", "thread", "allocate"] {
+        assert!(can(&format!("alone {what}")), "{what}");
+    }
+    for what in ["read another", "list", "read of the system", "allocate much"] {
+        assert!(can(&format!("free {what}")), "{what}: could not be done before either");
+        assert!(!can(&format!("alone {what}")), "{what}");
+    }
+    for what in ["write", "append", "make", "remove", "chmod", "run", "local socket", "signal"] {
+        assert!(!can(&format!("alone {what}")), "{what}");
+    }
+    assert!(!can("alone be root") && !can("alone read of itself"));
+    // More than a second.
+    assert!(!can("alone compute"));
 }

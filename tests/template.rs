@@ -9,104 +9,28 @@
     clippy::print_stderr
 )]
 
+mod host;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use host::{BASE, Host, VMS, machine, opens};
 use serde_json::Value;
-use tempfile::TempDir;
 use testkit::run::is_killed;
 use testkit::virtual_boot::{fixture_folder, log_before};
-use testkit::{Machine, Ran, Swtpm, run, tool};
+use testkit::{run, tool};
 use vmseal::measurement::{EventLog, PcrBank};
 use vmseal::prediction::{
     Base, DigestTable, KnownFiles, LoaderVariables, Next, Spelled, pcr_9_with, predict,
 };
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
-/// Boots of one machine: as it was, with another kernel, with another command line.
-const BASE: &str = "direct-qemu10.0.13-ovmf2025.02/base";
+/// Boots of the machine of `BASE`: with another kernel, with another command line, with more memory.
 const KERNEL: &str = "direct-qemu10.0.13-ovmf2025.02/kernel";
 const CMDLINE: &str = "direct-qemu10.0.13-ovmf2025.02/cmdline";
 const M2048: &str = "direct-qemu10.0.13-ovmf2025.02/m2048";
-
-/// A host with nothing but its files.
-struct Host {
-    folder: TempDir,
-}
-
-impl Host {
-    fn new() -> Self {
-        let folder = TempDir::with_prefix("vmseal-host-").unwrap();
-        fs::create_dir_all(folder.path().join("root/etc/vmseal/templates.d")).unwrap();
-        Self { folder }
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.folder.path().join(path)
-    }
-
-    fn vmseal(&self, arguments: &[&str]) -> Ran {
-        let mut command = Command::new(VMSEAL);
-        command.args(arguments).args(["--tcti", "device:/no/tpm"]);
-        run(command.arg("--root").arg(self.path("root")))
-    }
-
-    /// Makes a template's key, and gives the file of its public half.
-    fn authority(&self, name: &str) -> PathBuf {
-        self.vmseal(&["authority", "init", name]).ok();
-        let public = self.path(&format!("{name}.pub"));
-        fs::write(&public, self.vmseal(&["authority", "export", name]).ok().stdout).unwrap();
-        public
-    }
-
-    /// Writes a template of the recorded machine with the kernel of `boot`, these machines, and
-    /// what `keys` say.
-    fn template(&self, name: &str, boot: &str, keys: &str, machines: &str) {
-        let artifacts = fixture_folder(boot).join("artifacts.json");
-        let artifacts = artifacts.display();
-        let log = fixture_folder(BASE).join("log.bin");
-        let cmdline = fs::read_to_string(fixture_folder(BASE).join("inputs/append")).unwrap();
-        let text = format!(
-            "boot = \"kernel\"\nkernel = \"@{artifacts}\"\ninitrd = \"@{artifacts}\"\n\
-             cmdline = \"{}\"\n{keys}\n[[reference]]\nlog = \"{}\"\n{machines}\n\
-             [delivery]\nkind = \"fw_cfg\"\nfolder = \"{}\"\n",
-            cmdline.trim(),
-            log.display(),
-            self.delivery(name).display(),
-        );
-        fs::write(self.path(&format!("root/etc/vmseal/templates.d/{name}.toml")), text).unwrap();
-    }
-
-    fn delivery(&self, name: &str) -> PathBuf {
-        self.path("delivered").join(name)
-    }
-
-    fn reseal(&self, options: &[&str]) -> Ran {
-        self.vmseal(&[&["reseal"], options].concat())
-    }
-}
-
-const VMS: &str = "
-[[vm]]
-name = \"a\"
-[[vm]]
-name = \"b\"
-[[vm]]
-name = \"c\"
-";
-
-fn machine(public: &Path, boot: &str) -> Machine {
-    let machine = Machine::with_tpm(VMSEAL, Swtpm::start(), boot);
-    let public = public.to_str().unwrap();
-    machine.enroll(&["--policy", "authority", "--authority-public", public]).ok();
-    machine
-}
-
-fn opens(machine: &Machine, signatures: &Path) -> Ran {
-    machine.unlock(&["--signature", signatures.to_str().unwrap()])
-}
 
 #[test]
 fn one_reseal_opens_every_machine_of_the_template_and_writes_no_header() {

@@ -50,6 +50,8 @@ pub struct Identity {
     pub modified: (i64, i64),
     /// When it or its attributes were, which nobody sets at will.
     pub changed: (i64, i64),
+    /// Which file in it, where it is an image that has many; zeros for the file itself.
+    pub within: [u8; 32],
 }
 
 /// What is known of a file without its bytes, as an `artifacts.json` tells it.

@@ -57,11 +57,20 @@ pub struct Reseal {
 #[derive(Debug, Args)]
 pub struct Built {
     /// Files that this machine has just built: initrds, unified kernel images
-    #[arg(value_name = "FILE", required_unless_present = "grub_menu")]
+    #[arg(value_name = "FILE", required_unless_present_any = ["grub_menu", "kernel_install"])]
     pub files: Vec<PathBuf>,
     /// GRUB's menu too, where grub-mkconfig makes the same of the configuration as it is
     #[arg(long)]
     pub grub_menu: bool,
+    /// What kernel-install put in its place for this kernel: its unified kernel image, or its initrds
+    #[arg(long, value_name = "RELEASE", requires_all = ["boot_root", "entry_token"])]
+    pub kernel_install: Option<String>,
+    /// The boot partition
+    #[arg(long, value_name = "FOLDER", env = "KERNEL_INSTALL_BOOT_ROOT")]
+    pub boot_root: Option<PathBuf>,
+    /// What names of this machine's entries begin with
+    #[arg(long, value_name = "TOKEN", env = "KERNEL_INSTALL_ENTRY_TOKEN")]
+    pub entry_token: Option<String>,
 }
 
 /// `vmseal confirm`

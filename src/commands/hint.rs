@@ -6,7 +6,7 @@ use vmseal::boot::Lacking;
 use vmseal::luks::{LuksError, PinsError};
 use vmseal::reference::ReferenceError;
 use vmseal::reseal::StoreError;
-use vmseal::template::TemplateError;
+use vmseal::template::{TemplateError, Unread};
 use vmseal::tpm::TpmError;
 
 /// One line of advice.
@@ -230,6 +230,12 @@ fn template_hint(error: &TemplateError) -> &'static str {
             "name fewer memory sizes and processor counts, or drop older boots: --narrow"
         }
         TemplateError::SameFile { .. } => "give each template a folder of its own in [delivery]",
+        TemplateError::Unread { cause: Unread::Refused(_), .. } => {
+            "correct the template or what it names; nothing of it was approved, signed or changed"
+        }
+        TemplateError::Unread { .. } => {
+            "its disk is damaged, or made to look so: find out who wrote it. Nothing of this template was approved, signed or changed"
+        }
         TemplateError::Io { .. } => "run as root, where the file system has room",
     }
 }

@@ -11,6 +11,7 @@ mod confirm;
 mod enroll;
 mod eventlog;
 mod explain;
+mod forecast;
 mod generate;
 mod hint;
 mod inputs;
@@ -58,6 +59,7 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Confirm(args) => confirm::run(&cli.global, args, talk),
         Command::ReferenceBoot(args) => reference_boot::run(&cli.global, args, talk),
         Command::Reseal(args) => reseal::run(&cli.global, args, talk),
+        Command::Forecast => forecast::run(),
         Command::Journal(args) => journal::run(&cli.global, args, talk),
         Command::Generate(args) => generate::run(args),
     };

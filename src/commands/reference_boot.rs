@@ -14,10 +14,10 @@ use vmseal::reference::{
     Accelerator, QemuLine, Recorded, ReferenceError, References, Size, compare,
 };
 use vmseal::reseal::Store;
-use vmseal::template::{Reference, Template, Templates};
+use vmseal::template::{Boot, Reference, Sources, Template, Templates};
 
 use super::Done;
-use super::reseal::template_files;
+use super::reseal::given;
 use super::terminal::Talk;
 use crate::cli::{Accel, Global, ReferenceBoot};
 
@@ -66,7 +66,7 @@ fn show(template: &Template, ways: &[Accelerator], talk: Talk) -> Result<Value, 
     let mut lines = vec![];
     for size in sizes(template) {
         let way = ways.first().copied().unwrap_or(Accelerator::Tcg);
-        let mut place = |path: &Path| Ok(path.to_string_lossy().into_owned());
+        let mut place = |_, path: &Path| Ok(path.to_string_lossy().into_owned());
         let line = QemuLine::new(template, size, way, MEMORY, &mut place)?.to_string();
         talk.prose(&line);
         lines.push(json!({ "memory": size.memory, "cpus": size.cpus, "qemu": line }));
@@ -126,7 +126,8 @@ fn record(
 }
 
 /// Measured and predicted must be the same where both can be told: the boot that was just seen is
-/// predicted from its own log and the template's files.
+/// predicted from its own log and the template's files. What is on a disk only the process reads that
+/// a reseal starts: there a log from which its files do not follow is refused.
 fn require_same(
     template: &Template,
     qemu: (u32, u32),
@@ -148,8 +149,10 @@ fn require_same(
         firmware: recorded.logs.log.clone(),
         userspace: Some(recorded.logs.userspace.clone()),
     };
-    let files = template_files(template)?;
-    compare(&its, logs, &files, &Memory::default(), size, recorded)
+    let Boot::Kernel { kernel, initrd, .. } = &template.boot else { return Ok(()) };
+    let (files, memory) = (given(kernel, initrd)?, Memory::default());
+    let sources = Sources { next: &files, base: None, vars: None, memory: &memory };
+    compare(&its, logs, sources, size, recorded)
 }
 
 /// Every size of machine that the template tells of.

@@ -49,6 +49,7 @@ impl Source for FileSource {
             len: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
+            within: [0; 32],
         })
     }
 }

@@ -10,11 +10,12 @@ use ext4_view::{Ext4, Ext4Read};
 
 use super::folder::FileSource;
 use crate::artifact::gpt::gpt_event_data;
-use crate::artifact::{Files, FilesError, Found, Source, Volume};
+use crate::artifact::{Files, FilesError, Found, Identity, Source, Volume};
+use crate::measurement::PcrBank;
 use crate::measurement::efi::{Gpt, Guid};
 
 /// Largest file that is read out of an image.
-const MAX_FILE: u64 = 2 << 30;
+const MAX_FILE: u64 = 1 << 30;
 /// Most names that one folder may have.
 const MAX_NAMES: usize = 65_536;
 
@@ -60,6 +61,8 @@ impl std::error::Error for ImageError {}
 pub struct Image {
     volume: Volume,
     system: Rc<System>,
+    /// Where the file system lies.
+    slice: Slice,
 }
 
 enum System {
@@ -159,8 +162,8 @@ impl Image {
         let disk = Rc::new(FileSource::open(path).map_err(failed)?);
         let whole = Slice { disk: Rc::clone(&disk), start: 0, len: disk.len() };
         let Ok(table) = gpt_event_data(disk.as_ref()) else {
-            let system = system(whole).ok_or(ImageError::NoFileSystem)?;
-            return Ok(Self { volume, system: Rc::new(system) });
+            let system = system(whole.clone()).ok_or(ImageError::NoFileSystem)?;
+            return Ok(Self { volume, system: Rc::new(system), slice: whole });
         };
         let partitions = partitions(&disk, &table);
         let mut wanted: Vec<(Guid, Slice)> = partitions
@@ -169,7 +172,8 @@ impl Image {
             .collect();
         wanted.sort_by_key(|(kind, _)| *kind != XBOOTLDR);
         let systems = wanted.into_iter().filter_map(|(kind, slice)| {
-            let found = Self { volume, system: Rc::new(system(slice)?) };
+            let system = Rc::new(system(slice.clone())?);
+            let found = Self { volume, system, slice };
             (volume == Volume::Esp || kind == XBOOTLDR || found.is_boot()).then_some(found)
         });
         systems.into_iter().next().ok_or(ImageError::NoFileSystem)
@@ -289,6 +293,7 @@ fn is_missing(error: &io::Error) -> bool {
 /// A file in an image, read when it is asked for.
 struct Lazy {
     system: Rc<System>,
+    slice: Slice,
     path: String,
     len: u64,
     bytes: OnceCell<Vec<u8>>,
@@ -297,6 +302,13 @@ struct Lazy {
 impl Source for Lazy {
     fn len(&self) -> u64 {
         self.len
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        let start = self.slice.start.to_le_bytes();
+        let within = PcrBank::Sha256.hash_parts(&[&start, self.path.as_bytes()]);
+        let within = within.as_bytes().try_into().ok()?;
+        Some(Identity { within, ..self.slice.disk.identity()? })
     }
 
     fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
@@ -328,7 +340,8 @@ impl Files for Image {
             ))));
         }
         let system = Rc::clone(&self.system);
-        let lazy = Lazy { system, path: path.to_owned(), len, bytes: OnceCell::new() };
+        let (slice, bytes) = (self.slice.clone(), OnceCell::new());
+        let lazy = Lazy { system, slice, path: path.to_owned(), len, bytes };
         Ok(Some(Found::Bytes(Box::new(lazy))))
     }
 

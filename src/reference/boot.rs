@@ -16,7 +16,7 @@ use super::error::{ReferenceError, Seen};
 use super::fit::{Fitted, fit};
 use super::inherited::Inherited;
 use super::memory::GuestMemory;
-use super::qemu::{Accelerator, QemuLine, Size};
+use super::qemu::{Accelerator, Kept, QemuLine, Size};
 use super::relay::{Passed, Relay, SealPoint};
 use crate::ffi::child::die_with_parent;
 use crate::measurement::replay::{differences, replay};
@@ -81,17 +81,31 @@ fn boot(
     let refused =
         |error: std::io::Error| ReferenceError::io(Path::new("the guest's memory"), &error);
     let memory = GuestMemory::new(size.memory.saturating_mul(1 << 20)).map_err(refused)?;
-    let mut copies = vec![];
-    let line = {
-        let mut place = |path: &Path| {
-            let copy =
-                Inherited::copy_of(path).map_err(|error| ReferenceError::io(path, &error))?;
-            let place = copy.path();
+    let (mut copies, mut disks) = (vec![], vec![]);
+    let mut line = {
+        let mut place = |kept, path: &Path| {
+            let copy = match kept {
+                Kept::File => Inherited::copy_of(path),
+                Kept::Disk => Inherited::read_only(path),
+            };
+            let copy = copy.map_err(|error| ReferenceError::io(path, &error))?;
+            let place = match kept {
+                Kept::File => copy.path(),
+                Kept::Disk => {
+                    disks.push(copy.number());
+                    format!("/dev/fdset/{}", disks.len())
+                }
+            };
             copies.push(copy);
             Ok(place)
         };
         QemuLine::new(template, size, accelerator, &memory.inherited_path(), &mut place)?
     };
+    // What is not a copy cannot be opened once more by who is nobody: it is handed over open.
+    for (set, number) in (1..).zip(disks) {
+        let handed = format!("fd={number},set={set}");
+        line.arguments.splice(0..0, ["-add-fd".to_owned(), handed]);
+    }
     let ((ours, control), (console, serial)) = (pair()?, pair()?);
     let mut qemu = Command::new(&line.program);
     qemu.args(&line.arguments).stdin(OwnedFd::from(control)).stdout(OwnedFd::from(serial));

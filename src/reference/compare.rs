@@ -4,31 +4,28 @@
 use super::boot::Recorded;
 use super::error::ReferenceError;
 use super::qemu::Size;
-use crate::artifact::Files;
-use crate::artifact::hashing::Memory;
 use crate::boot::BootLogs;
 use crate::error::Error;
 use crate::measurement::{Digest, PcrIndex};
 use crate::prediction::{EntryPrediction, Fate};
-use crate::template::{Forecaster, MachineKind, Template};
+use crate::template::{Forecaster, MachineKind, Sources, Template};
 
-/// Predicts the boot that was recorded, and compares every PCR that would be sealed to.
+/// Predicts the boot that was recorded, of a kernel that the host gives, and compares every PCR that would be sealed to.
 ///
 /// # Errors
 /// [`ReferenceError::Foretold`] with the first PCR and event that differ; those of the prediction.
 pub fn compare(
     template: &Template,
     logs: BootLogs,
-    files: &dyn Files,
-    memory: &Memory,
+    sources: Sources<'_>,
     size: Size,
     recorded: &Recorded,
 ) -> Result<(), Error> {
-    let forecaster = Forecaster::new(template, None, vec![logs], None, files, memory)?;
+    let forecaster = Forecaster::new(template, None, vec![logs], sources)?;
     let kind = MachineKind { memory: Some(size.memory), cpus: Some(size.cpus) };
-    let (boot, entry) = forecaster.foretell(&template.cmdline(""), kind)?;
+    let (values, entry) = forecaster.told(&template.cmdline(""), kind)?;
     let is_other = |(pcr, value): &(PcrIndex, &Digest)| recorded.values.get(*pcr) != Some(*value);
-    match boot.plan.values.iter().find(is_other) {
+    match values.iter().find(is_other) {
         None => Ok(()),
         Some((pcr, _)) => {
             let event = first_other(&entry, recorded, pcr);

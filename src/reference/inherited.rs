@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::{FdFlags, fcntl_setfd};
 
 /// A file of no file system. It goes with the last program that has it.
 #[derive(Debug)]
@@ -43,9 +44,24 @@ impl Inherited {
         Ok(Self(to))
     }
 
+    /// The file itself, to be read only.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn read_only(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        fcntl_setfd(&file, FdFlags::empty())?;
+        Ok(Self(file))
+    }
+
+    /// The number of its descriptor, here and in a program that inherited it.
+    pub fn number(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
     /// Its path in a program that inherited it.
     pub fn path(&self) -> String {
-        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+        format!("/proc/self/fd/{}", self.number())
     }
 
     /// The file.

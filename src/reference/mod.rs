@@ -28,5 +28,5 @@ pub use command_stream::{CommandStream, Extend, StreamError};
 pub use compare::compare;
 pub use error::{ReferenceError, Seen};
 pub use fit::{Fitted, Unfit, fit};
-pub use qemu::{Accelerator, QemuLine, Size};
+pub use qemu::{Accelerator, Kept, Place, QemuLine, Size};
 pub use store::{Entry, References};

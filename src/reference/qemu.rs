@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ReferenceError;
 use crate::measurement::text::printable;
-use crate::template::{Boot, Hardware, Material, Template, TpmInterface};
+use crate::template::{Boot, Disk, Hardware, Material, Template, TpmInterface};
 
 /// How the processor is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +46,17 @@ impl Size {
     }
 }
 
-/// Where QEMU finds a copy of a file of its own.
-pub type Place<'a> = dyn FnMut(&Path) -> Result<String, ReferenceError> + 'a;
+/// What QEMU is given in the place of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// A copy of its own.
+    File,
+    /// The file itself, to be read only: what is written goes elsewhere, and is thrown away.
+    Disk,
+}
+
+/// Where QEMU finds what it is given in the place of a file.
+pub type Place<'a> = dyn FnMut(Kept, &Path) -> Result<String, ReferenceError> + 'a;
 
 /// A program and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,8 +102,8 @@ impl QemuLine {
         let Size { memory: mib, cpus } = size;
         line.add(&["-m", &mib.to_string(), "-smp", &cpus.to_string(), "-object"]);
         line.add(&[&format!("memory-backend-file,id=ram,mem-path={memory},share=on,size={mib}M")]);
-        line.add(&["-drive", &flash(&place(firmware)?, ",readonly=on")]);
-        line.add(&["-drive", &flash(&place(vars)?, "")]);
+        line.add(&["-drive", &flash(&place(Kept::File, firmware)?, ",readonly=on")]);
+        line.add(&["-drive", &flash(&place(Kept::File, vars)?, "")]);
         line.add(&["-chardev", "socket,id=tpm,fd=0", "-tpmdev", "emulator,id=tpm,chardev=tpm"]);
         let interface = match hardware.tpm {
             TpmInterface::Crb => "tpm-crb,tpmdev=tpm",
@@ -126,11 +135,22 @@ impl QemuLine {
             Boot::Kernel { kernel, initrd, .. } => {
                 for (option, material) in [("-kernel", kernel), ("-initrd", initrd)] {
                     let Material::File(file) = material else { return Err(lacks(ONLY_DIGESTS)) };
-                    self.add(&[option, &place(file)?]);
+                    self.add(&[option, &place(Kept::File, file)?]);
                 }
                 self.add(&["-append", &template.cmdline("")]);
                 Ok(())
             }
+            Boot::Disk { disk: Disk::Image(image), .. } => {
+                let file = place(Kept::Disk, image)?.replace(',', ",,");
+                self.add(&[
+                    "-drive",
+                    &format!("if=none,id=disk,format=raw,snapshot=on,file={file}"),
+                ]);
+                self.add(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+                Ok(())
+            }
+            Boot::Disk { disk: Disk::Volumes { .. }, .. } => Err(lacks(NO_DISK)),
+            Boot::Uki { .. } => Err(lacks(NO_DISK)),
         }
     }
 
@@ -141,6 +161,7 @@ impl QemuLine {
 
 const NO_FIRMWARE: &str = "[machine] names no firmware";
 const NO_VARS: &str = "it names no vars, the firmware's variables";
+const NO_DISK: &str = "it names no image of a disk; it needs a [[reference]]";
 const ONLY_DIGESTS: &str = "a list of digests cannot be booted";
 /// What QEMU gives up of the kernel's calls once it runs.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";

@@ -66,6 +66,8 @@ impl References {
     /// [`ReferenceError::Malformed`], [`ReferenceError::Io`].
     pub fn of(root: &Path, template: &str) -> Result<Self, ReferenceError> {
         let folder = root.join(FOLDER).join(template);
+        // A template names absolute paths only.
+        let folder = std::path::absolute(&folder).unwrap_or(folder);
         let path = folder.join(INDEX);
         let malformed = |cause: String| ReferenceError::Malformed { path: path.clone(), cause };
         let mut bytes = Vec::new();
@@ -131,6 +133,23 @@ impl References {
         template.qemu.get_or_insert(first.qemu);
         template.references = self.index.boots.iter().map(|entry| self.reference(entry)).collect();
         Ok(())
+    }
+
+    /// The recorded ones as a template would name them: for the end of its text.
+    pub fn to_toml(&self) -> String {
+        // A string of JSON is one of TOML.
+        let text = |name: &str| serde_json::Value::from(self.path(name).to_string_lossy());
+        let table = |entry: &Entry| {
+            let Entry { memory, cpus, log, userspace, .. } = entry;
+            let userspace =
+                userspace.as_deref().map(|name| format!("userspace = {}\n", text(name)));
+            let userspace = userspace.unwrap_or_default();
+            format!(
+                "\n[[reference]]\nlog = {}\n{userspace}memory = {memory}\ncpus = {cpus}\n",
+                text(log)
+            )
+        };
+        self.index.boots.iter().map(table).collect()
     }
 
     fn reference(&self, entry: &Entry) -> Reference {

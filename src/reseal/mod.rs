@@ -13,6 +13,7 @@
 #[cfg(feature = "cli")]
 mod approval;
 mod change;
+mod command_line;
 #[cfg(feature = "cli")]
 mod conf;
 mod error;
@@ -28,6 +29,7 @@ mod time;
 #[cfg(feature = "cli")]
 pub use approval::{Artifact, Artifacts, objections};
 pub use change::{ChangeKind, ChangedEvent, MENU};
+pub use command_line::CommandLine;
 #[cfg(feature = "cli")]
 pub use conf::{Conf, ConfError, Consent};
 pub use error::StoreError;

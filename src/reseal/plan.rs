@@ -5,12 +5,13 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use super::change::{ChangedEvent, is_same_command_line};
+use super::change::ChangedEvent;
+use super::command_line::CommandLine;
 use super::state::{Approved, Standing, State, VolumeState};
 use crate::boot::BootLogs;
 use crate::enroll::{self, NextBoot};
 use crate::error::Error;
-use crate::measurement::diff::{Expected, Note, Role};
+use crate::measurement::diff::{Expected, Note};
 use crate::measurement::pcr::join_pcrs;
 use crate::measurement::text::printable;
 use crate::measurement::{PcrIndex, PcrValues};
@@ -305,43 +306,6 @@ impl Situation<'_> {
             is_of_plan(entry) && !stays(&entry.values) && (gone || wanted.narrow)
         };
         self.volume.entries.iter().filter(is_gone).cloned().collect()
-    }
-}
-
-/// The command line of a boot, as far as it is measured in a way of its own.
-enum CommandLine<'a> {
-    /// Its text, and how it was measured.
-    Text(Role, &'a str),
-    /// That of a unified kernel image: the first bytes of the digest.
-    Section(&'a [u8]),
-    /// Nothing is known of it.
-    Unknown,
-}
-
-impl<'a> CommandLine<'a> {
-    fn of(notes: &'a [Note]) -> Self {
-        let text = |role| notes.iter().find(|note| note.role == role && !note.text.is_empty());
-        let section = |note: &&Note| note.role == Role::Section && note.text == ".cmdline";
-        if let Some(note) = text(Role::CommandLine).or_else(|| text(Role::LoadOptions)) {
-            return Self::Text(note.role, &note.text);
-        }
-        // The name is measured before the content.
-        match notes.iter().rfind(section) {
-            Some(note) => Self::Section(&note.digest),
-            None => Self::Unknown,
-        }
-    }
-
-    fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Text(role, text), Self::Text(other, known)) => {
-                role == other && is_same_command_line(text, known, 0)
-            }
-            // An expectation keeps less of each digest.
-            (Self::Section(a), Self::Section(b)) => a.starts_with(b) || b.starts_with(a),
-            (Self::Unknown, Self::Unknown) => true,
-            _ => false,
-        }
     }
 }
 

@@ -49,6 +49,69 @@ pub enum Boot {
         /// What all machines have of the command line.
         cmdline: String,
     },
+    /// From their own disks, which are copies of one.
+    Disk {
+        /// The disk as it is now.
+        disk: Disk,
+        /// The disk as it was in the reference boots, where it is still at hand.
+        base: Option<Disk>,
+        /// Entries that are to be approved although they have command lines of their own.
+        entries: Vec<String>,
+    },
+    /// The firmware or systemd-boot starts a unified kernel image, which lies where that of the
+    /// reference boots did.
+    Uki {
+        /// The image.
+        image: PathBuf,
+    },
+}
+
+/// The file systems that a machine boots from. What is on them was written by guests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disk {
+    /// A raw image or a block device, with a GUID partition table or one file system.
+    Image(PathBuf),
+    /// One by one, each an image, a block device or a folder.
+    Volumes {
+        /// The EFI system partition.
+        esp: PathBuf,
+        /// The file system with kernels and GRUB's files, where that is another one.
+        boot: Option<PathBuf>,
+    },
+}
+
+impl Disk {
+    /// The files and folders that are named.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        let (first, second) = match self {
+            Self::Image(path) => (path, None),
+            Self::Volumes { esp, boot } => (esp, boot.as_ref()),
+        };
+        [first].into_iter().chain(second)
+    }
+}
+
+impl Boot {
+    /// The files and folders that are named.
+    pub fn paths(&self) -> Vec<&PathBuf> {
+        match self {
+            Self::Kernel { kernel, initrd, .. } => {
+                [kernel, initrd].into_iter().map(Material::path).collect()
+            }
+            Self::Disk { disk, base, .. } => {
+                disk.paths().chain(base.iter().flat_map(Disk::paths)).collect()
+            }
+            Self::Uki { image } => vec![image],
+        }
+    }
+
+    /// What all machines have of the command line, where the host gives it.
+    pub fn cmdline(&self) -> Option<&str> {
+        match self {
+            Self::Kernel { cmdline, .. } => Some(cmdline),
+            Self::Disk { .. } | Self::Uki { .. } => None,
+        }
+    }
 }
 
 /// A boot file.
@@ -58,6 +121,15 @@ pub enum Material {
     File(PathBuf),
     /// A list of digests that has it by the name of its place.
     Digests(PathBuf),
+}
+
+impl Material {
+    /// The file that has it.
+    pub fn path(&self) -> &PathBuf {
+        match self {
+            Self::File(path) | Self::Digests(path) => path,
+        }
+    }
 }
 
 /// The log of a boot that the host started, and the machine that it was of.
@@ -141,8 +213,7 @@ impl Template {
 
     /// The whole command line of a machine.
     pub fn cmdline(&self, own: &str) -> String {
-        let Boot::Kernel { cmdline, .. } = &self.boot;
-        match (cmdline.as_str(), own) {
+        match (self.boot.cmdline().unwrap_or_default(), own) {
             (all, "") => all.to_owned(),
             ("", own) => own.to_owned(),
             (all, own) => format!("{all} {own}"),

@@ -54,6 +54,13 @@ pub enum TemplateError {
         /// The file.
         path: PathBuf,
     },
+    /// What its machines will measure was not told by the process that reads their disk.
+    Unread {
+        /// The template's name.
+        template: String,
+        /// How it came.
+        cause: Unread,
+    },
     /// Reading or writing failed.
     Io {
         /// The file or folder.
@@ -61,6 +68,45 @@ pub enum TemplateError {
         /// The system's word for it.
         cause: String,
     },
+}
+
+/// Why a process that reads a disk told nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unread {
+    /// It says why.
+    Refused(String),
+    /// It took too long.
+    Late {
+        /// Seconds that it may take.
+        seconds: u64,
+    },
+    /// It ended otherwise than by itself.
+    Ended(String),
+    /// What it said is no answer.
+    Nonsense(String),
+    /// It could not be started or heard.
+    NotStarted(String),
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(why) => f.write_str(&printable(why, 300)),
+            Self::Late { seconds } => {
+                write!(f, "reading its boot files did not end within {seconds} seconds")
+            }
+            Self::Ended(how) => {
+                write!(f, "what read its boot files ended before its time: {}", printable(how, 80))
+            }
+            Self::Nonsense(what) => {
+                write!(f, "what read its boot files told no forecast: {}", printable(what, 160))
+            }
+            Self::NotStarted(why) => {
+                let why = printable(why, 160);
+                write!(f, "the process that reads its boot files cannot be had: {why}")
+            }
+        }
+    }
 }
 
 impl TemplateError {
@@ -92,6 +138,7 @@ impl fmt::Display for TemplateError {
             Self::SameFile { path } => {
                 write!(f, "two templates would write {}", path.display())
             }
+            Self::Unread { template, cause } => write!(f, "template {template}: {cause}"),
             Self::Io { path, cause } => write!(f, "{}: {cause}", path.display()),
         }
     }

@@ -1,24 +1,25 @@
-//! What the machines of a template will measure: a prediction for each command line, memory size and
-//! processor count, from the reference boot that comes nearest.
+//! What machines will measure: a prediction for each command line, memory size and processor count,
+//! from the reference boot that comes nearest.
 
 use std::fmt;
 
-use super::definition::{Reference, Template};
+use super::definition::{Boot, Reference, Template};
 use crate::artifact::Files;
 use crate::artifact::efivar::PolicyVariables;
 use crate::artifact::hashing::Memory;
 use crate::artifact::variable_store::VariableStore;
 use crate::boot::BootLogs;
 use crate::coverage::{BootPath, Coverage};
-use crate::enroll::{self, Chosen, NextBoot, Unforeseen};
+use crate::enroll::{self, Chosen, Unforeseen};
 use crate::error::Error;
 use crate::measurement::diff::Note;
 use crate::measurement::{PcrIndex, PcrValues, UserspaceLog};
 use crate::policy::{AuthorityKey, Authorization, PolicyDigest};
 use crate::prediction::{
-    Base, EntryPrediction, Fate, GIVEN_LINE, INITRD, KERNEL, LoaderVariables, Machine, Next,
-    pcr_9_with, predict_with,
+    Account, Base, EntryPrediction, Fate, GIVEN_LINE, INITRD, KERNEL, LOAD_OPTIONS,
+    LoaderVariables, Machine, Next, Prediction, pcr_9_with, predict_with, uki_path,
 };
+use crate::reseal::CommandLine;
 
 /// Memory and processors of a machine, where they are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -59,12 +60,36 @@ pub struct Forecast {
     pub entry: EntryPrediction,
 }
 
+/// An entry of a boot menu on the machines' disk.
+#[derive(Debug, Clone)]
+pub struct EntryForecast {
+    /// The loader's name for it.
+    pub name: String,
+    /// Whether the loader starts it by itself.
+    pub default: bool,
+    /// The boot; `None` where it is not considered, for a command line of its own.
+    pub boot: Result<Option<Forecast>, Error>,
+}
+
+/// Files that forecasts are made from.
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    /// Those of the boot to come.
+    pub next: &'a dyn Files,
+    /// Those of the reference boots, where they are at hand.
+    pub base: Option<&'a dyn Files>,
+    /// The firmware's variables, where they are others than in the reference boots.
+    pub vars: Option<&'a VariableStore>,
+    /// Digests that are known already: worth sharing between templates that share files.
+    pub memory: &'a Memory,
+}
+
 /// What forecasts of a template start from.
 pub struct Forecaster<'a> {
     template: &'a Template,
     bases: Vec<BaseBoot>,
-    files: &'a dyn Files,
-    memory: &'a Memory,
+    sources: Sources<'a>,
+    loader: LoaderVariables,
 }
 
 struct BaseBoot {
@@ -76,26 +101,23 @@ struct BaseBoot {
 }
 
 impl<'a> Forecaster<'a> {
-    /// Begins with the logs of the template's references, in their order. `files` are those of the
-    /// boot to come; `memory` is worth sharing between templates that share files. Without a key
-    /// nothing can be signed, and [`Forecaster::foretell`] tells all the same.
+    /// Begins with the logs of the template's references, in their order. Without a key
+    /// nothing can be signed, and [`Forecaster::told`] tells all the same.
     ///
     /// # Errors
     /// [`Error::NotCovered`] and its like, where a reference does not measure all of the boot;
-    /// [`Error::Artifact`] for variables that do not fit.
+    /// [`Error::Artifact`] for variables that do not fit, and for a boot of another kind.
     pub fn new(
         template: &'a Template,
         key: Option<&AuthorityKey>,
         logs: Vec<BootLogs>,
-        vars: Option<&VariableStore>,
-        files: &'a dyn Files,
-        memory: &'a Memory,
+        sources: Sources<'a>,
     ) -> Result<Self, Error> {
         let bases = template.references.iter().zip(logs).map(|(reference, logs)| {
             let mut plan = plan(template, &logs)?;
-            require_given_kernel(reference, &logs)?;
+            require_same_way(template, reference, &logs)?;
             plan.authority = key.cloned();
-            let policy = vars.map(|vars| {
+            let policy = sources.vars.map(|vars| {
                 let logged = PolicyVariables::from_log(&logs.firmware);
                 logged.map(|logged| vars.policy(&logged)).map_err(|error| Error::Artifact {
                     path: template.vars.clone().unwrap_or_default(),
@@ -106,33 +128,95 @@ impl<'a> Forecaster<'a> {
             Ok(BaseBoot { reference: reference.clone(), logs, early, policy, plan })
         });
         let bases = bases.collect::<Result<_, Error>>()?;
-        Ok(Self { template, bases, files, memory })
+        let loader = sources.vars.map(LoaderVariables::of).unwrap_or_default();
+        Ok(Self { template, bases, sources, loader })
     }
 
-    /// The boot of a machine of this kind with this command line.
+    /// The boot of a machine of this kind with this command line, where the host gives its kernel.
     ///
     /// # Errors
     /// [`Error::Unforeseen`] with what cannot be told.
     pub fn of(&self, cmdline: &str, kind: MachineKind) -> Result<Forecast, Error> {
-        let (boot, entry) = self.foretell(cmdline, kind)?;
-        let (Some(authorization), Some(approved)) =
-            (boot.plan.authorization(), boot.plan.to_be_signed())
-        else {
-            return Err(unforeseen("the signed PCRs"));
-        };
-        Ok(Forecast { values: boot.plan.values, approved, authorization, notes: boot.notes, entry })
+        let (base, entry) = self.foretell(cmdline, kind)?;
+        // OVMF adds this to the command line of a kernel that it is given with an initrd.
+        let whole = format!("{cmdline} initrd=initrd");
+        base.forecast(Some(&whole), entry)
     }
 
-    /// What that boot will measure, and what would be sealed to.
+    /// The boots of a machine of this kind that starts from its own disk, entry by entry: those that
+    /// have the command line of the one that the loader starts by itself, and those that are named.
+    ///
+    /// # Errors
+    /// [`Error::BaseNotReproduced`]; [`Error::Unforeseen`] where there is no entry at all.
+    pub fn entries(&self, kind: MachineKind) -> Result<Vec<EntryForecast>, Error> {
+        let base = self.nearest(kind)?;
+        let prediction = self.predict(base, None, kind)?;
+        let then = prediction.then.map(|then| then.entries).unwrap_or_default();
+        let mut entries: Vec<_> = prediction.entries.into_iter().chain(then).collect();
+        entries.sort_by_key(|entry| !entry.default);
+        let named: &[String] = match &self.template.boot {
+            Boot::Disk { entries, .. } => entries,
+            Boot::Kernel { .. } | Boot::Uki { .. } => &[],
+        };
+        if let Some(name) = named.iter().find(|name| !entries.iter().any(|it| it.is_called(name))) {
+            return Err(unforeseen(name, "no entry is called so"));
+        }
+        let mut told: Vec<EntryForecast> = vec![];
+        for entry in entries {
+            let (name, default) = (entry.id.clone(), entry.default);
+            let is_named = default || named.iter().any(|name| entry.is_called(name));
+            let boot =
+                self.require_own_files(base, &entry).and_then(|()| base.forecast(None, entry));
+            let known = told.iter().filter(|other| other.default);
+            let known = known.filter_map(|other| other.boot.as_ref().ok()?.as_ref());
+            let boot = boot.map(|boot| {
+                let line = CommandLine::of(&boot.notes);
+                let mut known = known.map(|known| CommandLine::of(&known.notes));
+                (is_named || known.any(|known| known.is_same(&line))).then_some(boot)
+            });
+            told.push(EntryForecast { name, default, boot });
+        }
+        match told.iter().any(|entry| entry.default) {
+            true => Ok(told),
+            false => Err(unforeseen("the loader", "it cannot be told which entry it starts")),
+        }
+    }
+
+    /// The PCR values and events of the boot of [`Forecaster::of`], where nothing is to be signed.
     ///
     /// # Errors
     /// As [`Forecaster::of`].
-    pub fn foretell(
+    pub fn told(
         &self,
         cmdline: &str,
         kind: MachineKind,
-    ) -> Result<(NextBoot, EntryPrediction), Error> {
-        let base = self.nearest(kind).ok_or_else(|| unforeseen("the reference boot"))?;
+    ) -> Result<(PcrValues, EntryPrediction), Error> {
+        let (base, entry) = self.foretell(cmdline, kind)?;
+        let boot = enroll::plan_entry(&base.plan, &base.logs, None, &entry)?;
+        Ok((boot.plan.values, entry))
+    }
+
+    fn foretell(
+        &self,
+        cmdline: &str,
+        kind: MachineKind,
+    ) -> Result<(&BaseBoot, EntryPrediction), Error> {
+        let base = self.nearest(kind)?;
+        let prediction = self.predict(base, Some(cmdline), kind)?;
+        let mut entries = prediction.entries.into_iter();
+        let (Some(entry), None) = (entries.next(), entries.next()) else {
+            return Err(unforeseen("the loader", "it tells no single boot"));
+        };
+        require_files(&entry)?;
+        Ok((base, entry))
+    }
+
+    fn predict(
+        &self,
+        base: &BaseBoot,
+        cmdline: Option<&str>,
+        kind: MachineKind,
+    ) -> Result<Prediction, Error> {
         let is_its = base.reference.cpus.is_some() && base.reference.cpus == kind.cpus;
         let machine = Machine {
             memory: kind.memory,
@@ -142,26 +226,44 @@ impl<'a> Forecaster<'a> {
             policy: base.policy.clone(),
             ..Machine::default()
         };
-        let boot = Base { log: &base.logs.firmware, early: base.early.as_ref(), files: None };
+        let Sources { next, base: files, memory, .. } = self.sources;
+        let boot = Base { log: &base.logs.firmware, early: base.early.as_ref(), files };
         let next = Next {
-            files: self.files,
-            trees: self.files,
-            cmdline: Some(cmdline.to_owned()),
-            loader: LoaderVariables::default(),
+            files: next,
+            trees: next,
+            cmdline: cmdline.map(str::to_owned),
+            loader: self.loader.clone(),
             sections: Vec::new(),
             machine,
         };
-        let prediction = predict_with(&boot, &next, self.memory);
-        let prediction = prediction.map_err(Error::BaseNotReproduced)?;
-        let mut entries = prediction.entries.into_iter();
-        let (Some(entry), None) = (entries.next(), entries.next()) else {
-            return Err(unforeseen("the loader"));
-        };
-        require_files(&entry)?;
-        // OVMF adds this to the command line of a kernel that it is given with an initrd.
-        let whole = format!("{cmdline} initrd=initrd");
-        let boot = enroll::plan_entry(&base.plan, &base.logs, Some(&whole), &entry)?;
-        Ok((boot, entry))
+        predict_with(&boot, &next, memory).map_err(Error::BaseNotReproduced)
+    }
+
+    /// What is signed must be what lies on the disk: nothing of it may be as the log has it.
+    fn require_own_files(&self, base: &BaseBoot, entry: &EntryPrediction) -> Result<(), Error> {
+        let there = |account: &&Account| account.fate != Fate::Gone;
+        if let Boot::Uki { .. } = self.template.boot {
+            let path = uki_path(&base.logs.firmware);
+            let has = |account: &Account| account.source.is_some() && account.source == path;
+            // What lay beside the image is on no disk that we are shown.
+            let beside =
+                |account: &&Account| !there(account) && matches!(account.pcr.get(), 12 | 13);
+            return match entry.events.iter().find(beside) {
+                Some(gone) => Err(unforeseen(&gone.what, "it lies beside the image")),
+                None if entry.events.iter().filter(there).any(has) => Ok(()),
+                None => Err(unforeseen("the image", "the boot does not start it")),
+            };
+        }
+        let mut logged =
+            entry.events.iter().filter(there).filter(|account| account.source.is_none());
+        match logged.find(|account| is_of_disk(account)) {
+            None => Ok(()),
+            Some(account) => {
+                // Without the device that the log names.
+                let what = account.what.rsplit('/').next().unwrap_or_default();
+                Err(unforeseen(what, "its file is not on the disk"))
+            }
+        }
     }
 
     /// What is to be signed for a boot that differs from `forecast` in nothing but the command line.
@@ -189,7 +291,7 @@ impl<'a> Forecaster<'a> {
     }
 
     /// The reference of the very machine, else one of as much memory, else the first.
-    fn nearest(&self, kind: MachineKind) -> Option<&BaseBoot> {
+    fn nearest(&self, kind: MachineKind) -> Result<&BaseBoot, Error> {
         let is_same = |base: &&BaseBoot| {
             let MachineKind { memory, cpus } = kind;
             (memory.is_none() || base.reference.memory == memory)
@@ -199,7 +301,20 @@ impl<'a> Forecaster<'a> {
             |base: &&BaseBoot| kind.memory.is_some() && base.reference.memory == kind.memory;
         let mut bases = self.bases.iter();
         let same = self.bases.iter().find(is_same);
-        same.or_else(|| self.bases.iter().find(has_memory)).or_else(|| bases.next())
+        let found = same.or_else(|| self.bases.iter().find(has_memory)).or_else(|| bases.next());
+        found.ok_or_else(|| unforeseen("the reference boot", "there is none"))
+    }
+}
+
+impl BaseBoot {
+    fn forecast(&self, cmdline: Option<&str>, entry: EntryPrediction) -> Result<Forecast, Error> {
+        let boot = enroll::plan_entry(&self.plan, &self.logs, cmdline, &entry)?;
+        let (Some(authorization), Some(approved)) =
+            (boot.plan.authorization(), boot.plan.to_be_signed())
+        else {
+            return Err(unforeseen("the signed PCRs", "there are none"));
+        };
+        Ok(Forecast { values: boot.plan.values, approved, authorization, notes: boot.notes, entry })
     }
 }
 
@@ -213,13 +328,31 @@ fn plan(template: &Template, logs: &BootLogs) -> Result<enroll::Plan, Error> {
     })
 }
 
-/// The log of another way to boot tells nothing of the kernel that is given.
-fn require_given_kernel(reference: &Reference, logs: &BootLogs) -> Result<(), Error> {
-    match Coverage::of(&logs.firmware).boot_path() {
-        BootPath::DirectKernel => Ok(()),
-        _ => Err(Error::Artifact {
+/// The log of another way to boot tells nothing of this one.
+fn require_same_way(
+    template: &Template,
+    reference: &Reference,
+    logs: &BootLogs,
+) -> Result<(), Error> {
+    let path = Coverage::of(&logs.firmware).boot_path();
+    let (is_same, cause) = match template.boot {
+        Boot::Kernel { .. } => {
+            (path == BootPath::DirectKernel, "was not given its kernel by the host")
+        }
+        Boot::Disk { .. } => (
+            !matches!(path, BootPath::DirectKernel | BootPath::Bios | BootPath::Unknown),
+            "did not start from a disk",
+        ),
+        Boot::Uki { .. } => (
+            matches!(path, BootPath::Uki | BootPath::SystemdBootUki),
+            "started no unified kernel image",
+        ),
+    };
+    match is_same {
+        true => Ok(()),
+        false => Err(Error::Artifact {
             path: reference.log.clone(),
-            cause: "the boot that it tells of was not given its kernel by the host".to_owned(),
+            cause: format!("the boot that it tells of {cause}"),
         }),
     }
 }
@@ -232,14 +365,22 @@ fn require_files(entry: &EntryPrediction) -> Result<(), Error> {
     };
     match [KERNEL, INITRD, GIVEN_LINE].iter().find(|file| !has(file)) {
         None => Ok(()),
-        Some(file) => {
-            let (event, why) = ((*file).to_owned(), "the boot does not measure it".to_owned());
-            Err(Error::Unforeseen(Unforeseen { pcr: None, event, why }))
-        }
+        Some(file) => Err(unforeseen(file, "the boot does not measure it")),
     }
 }
 
-fn unforeseen(event: &str) -> Error {
-    let (event, why) = (event.to_owned(), "it tells no single boot".to_owned());
+/// Whether it measures a file of the disk, or words of one.
+fn is_of_disk(account: &Account) -> bool {
+    let starts = |words: &[&str]| words.iter().any(|word| account.what.starts_with(word));
+    match account.pcr.get() {
+        4 => starts(&["image"]),
+        8 | 9 => starts(&["GRUB ", "initrd", "kernel", "command line", LOAD_OPTIONS]),
+        11..=13 => starts(&["section", "command line", "image"]),
+        _ => false,
+    }
+}
+
+fn unforeseen(event: &str, why: &str) -> Error {
+    let (event, why) = (event.to_owned(), why.to_owned());
     Error::Unforeseen(Unforeseen { pcr: None, event, why })
 }

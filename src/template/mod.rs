@@ -2,25 +2,30 @@
 //! measure, what was approved of that, and where the signatures go.
 //!
 //! ```text
-//! Template + reference logs + files ──▶ Forecaster ──▶ Plan ── approval ──▶ Account ──▶ Delivered
+//! Template + reference logs + files ──▶ Forecaster ──▶ Forecasts
+//!                   Template + Forecasts + Account ──▶ Plan ── approval ──▶ Account ──▶ Delivered
 //! ```
 //!
-//! Nothing here comes from a guest: the reference is the log of a boot that the host started, the
-//! files are the host's.
+//! The reference is the log of a boot that the host started. Kernels that the host gives are its own
+//! files; disks and unified kernel images were written by guests, and their forecasts are made by a
+//! confined process, which gives them to the one that has the key as a [`wire`] text.
 
 mod account;
 mod definition;
 mod error;
 mod forecast;
+mod forecasts;
 mod hardware;
 mod plan;
 mod store;
 mod text;
+pub mod wire;
 
 pub use account::{Account, Known};
-pub use definition::{Boot, Delivery, DeliveryKind, Material, Reference, Template, Vm};
-pub use error::TemplateError;
-pub use forecast::{Forecast, Forecaster, MachineKind};
+pub use definition::{Boot, Delivery, DeliveryKind, Disk, Material, Reference, Template, Vm};
+pub use error::{TemplateError, Unread};
+pub use forecast::{EntryForecast, Forecast, Forecaster, MachineKind, Sources};
+pub use forecasts::{Forecasts, Shape, VmForecast};
 pub use hardware::{Hardware, TpmInterface};
-pub use plan::{Outlook, Plan, Shape, VmPlan};
+pub use plan::{Outlook, Plan, VmPlan};
 pub use store::{Delivered, Templates, require_unexposed};

@@ -1,17 +1,12 @@
 //! What a reseal of a template would do: what its machines will measure otherwise than was approved,
 //! and which machines that is about. A value: nothing is read or written to make it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::account::{Account, Known};
-use super::definition::{Template, Vm};
-use super::forecast::{Forecast, Forecaster, MachineKind};
-use crate::error::Error;
-use crate::measurement::PcrValues;
-use crate::measurement::diff::{Expected, Note};
-use crate::measurement::text::printable;
-use crate::policy::{Authorization, PolicyDigest};
-use crate::reseal::ChangedEvent;
+use super::definition::Template;
+use super::forecasts::{Forecasts, Shape, VmForecast};
+use crate::policy::{AuthorityKey, Authorization, PolicyDigest};
 
 /// What a reseal of one template would do.
 #[derive(Debug, Clone)]
@@ -20,6 +15,8 @@ pub struct Plan {
     pub shapes: Vec<Shape>,
     /// The machines, in the template's order.
     pub vms: Vec<VmPlan>,
+    /// Entries of the boot menu that are not approved, each with the reason.
+    pub left_out: Vec<(String, String)>,
     /// Machines that were approved, and that the template no longer has.
     pub gone: Vec<String>,
     /// Whose signatures count for which PCRs: one for each way to boot.
@@ -27,18 +24,6 @@ pub struct Plan {
     /// Boots that lose their approval: the template no longer tells them, and it was asked for.
     pub narrowed: usize,
     narrow: bool,
-}
-
-/// A boot without any machine's own words.
-#[derive(Debug, Clone)]
-pub struct Shape {
-    /// The machines that boot so.
-    pub kinds: Vec<MachineKind>,
-    /// Its PCR values.
-    pub values: PcrValues,
-    /// What of it is not as in the approved boot that comes nearest.
-    pub changes: Vec<ChangedEvent>,
-    notes: Vec<Note>,
 }
 
 /// What becomes of one machine.
@@ -78,55 +63,7 @@ impl Outlook {
     }
 }
 
-/// The boots without any machine's own words, each with the index of its authorization.
-type Forecasts = BTreeMap<MachineKind, Result<(usize, Forecast), Error>>;
-
 impl VmPlan {
-    fn of(
-        vm: Vm,
-        template: &Template,
-        forecaster: &Forecaster<'_>,
-        forecasts: &Forecasts,
-        account: &Account,
-    ) -> Self {
-        let before = account.vms.get(&vm.name).map(|known| known.own.clone());
-        let mut plan = Self {
-            name: vm.name.clone(),
-            own: vm.cmdline.clone(),
-            before,
-            boots: vec![],
-            open: vec![],
-        };
-        if let Some(word) = template.stranger(&vm) {
-            let word = printable(word, 80);
-            plan.open.push(format!("{word} is no word that a machine may have of its own"));
-            return plan;
-        }
-        let cmdline = template.cmdline(&vm.cmdline);
-        for (memory, cpus) in template.sizes(&vm) {
-            let kind = MachineKind { memory, cpus };
-            let Some(forecast) = forecasts.get(&kind) else { continue };
-            let boot = forecast.as_ref().map_err(Clone::clone).and_then(|(index, forecast)| {
-                let approved = match vm.cmdline.is_empty() {
-                    // What all machines have is forecast once.
-                    true => forecast.approved,
-                    false => forecaster.reworded(forecast, &cmdline, kind)?,
-                };
-                Ok((approved, *index))
-            });
-            match boot {
-                Ok((approved, index)) => {
-                    let is_new = !account.approves(&vm.name, &approved);
-                    if !plan.boots.iter().any(|(other, ..)| *other == approved) {
-                        plan.boots.push((approved, index, is_new));
-                    }
-                }
-                Err(why) => plan.open.push(format!("with {kind}: {why}")),
-            }
-        }
-        plan
-    }
-
     /// What it is to us.
     pub fn outlook(&self) -> Outlook {
         match (self.open.is_empty(), self.boots.iter().any(|(_, _, is_new)| *is_new)) {
@@ -138,41 +75,37 @@ impl VmPlan {
 }
 
 impl Plan {
-    /// Plans for a template. With `narrow`, what the template no longer tells loses its approval at
-    /// once; else one approval later.
+    /// Plans for a template whose machines will measure what `forecasts` tell; `key` is the one
+    /// that approves. With `narrow`, what the template no longer tells loses its approval at once;
+    /// else one approval later.
     pub fn of(
         template: &Template,
-        forecaster: &Forecaster<'_>,
+        forecasts: Forecasts,
+        key: &AuthorityKey,
         account: &Account,
         narrow: bool,
     ) -> Self {
+        let Forecasts { shapes, signed, vms, left_out } = forecasts;
+        let authorizations = signed.into_iter().map(|pcrs| {
+            let (key, policy_ref) = (key.clone(), String::new());
+            Authorization { pcrs, key, policy_ref, signatures: vec![] }
+        });
+        let vms =
+            template.machines().into_iter().zip(vms).map(|(vm, VmForecast { boots, open })| {
+                let before = account.vms.get(&vm.name).map(|known| known.own.clone());
+                let is_new = |approved: &PolicyDigest| !account.approves(&vm.name, approved);
+                let boots = boots.into_iter().map(|(boot, of)| (boot, of, is_new(&boot))).collect();
+                VmPlan { before, boots, open, name: vm.name, own: vm.cmdline }
+            });
         let mut plan = Self {
-            shapes: vec![],
-            vms: vec![],
+            shapes,
+            vms: vms.collect(),
+            left_out: left_out.into_iter().collect(),
             gone: vec![],
-            authorizations: vec![],
+            authorizations: authorizations.collect(),
             narrowed: 0,
             narrow,
         };
-        let machines = template.machines();
-        let sizes = |vm: &Vm| template.sizes(vm).into_iter();
-        let kinds: BTreeSet<MachineKind> = machines
-            .iter()
-            .flat_map(|vm| sizes(vm).map(|(memory, cpus)| MachineKind { memory, cpus }))
-            .collect();
-        let mut forecasts = Forecasts::new();
-        for kind in kinds {
-            let forecast = forecaster.of(&template.cmdline(""), kind);
-            if let Ok(forecast) = &forecast {
-                plan.add_shape(kind, forecast, account);
-            }
-            let indexed = |forecast: Forecast| (plan.index_of(&forecast.authorization), forecast);
-            forecasts.insert(kind, forecast.map(indexed));
-        }
-        plan.vms = machines
-            .into_iter()
-            .map(|vm| VmPlan::of(vm, template, forecaster, &forecasts, account))
-            .collect();
         let there: BTreeSet<&str> = plan.vms.iter().map(|vm| vm.name.as_str()).collect();
         plan.gone =
             account.vms.keys().filter(|name| !there.contains(name.as_str())).cloned().collect();
@@ -187,29 +120,6 @@ impl Plan {
             plan.narrowed = plan.vms.iter().map(old).sum();
         }
         plan
-    }
-
-    fn add_shape(&mut self, kind: MachineKind, forecast: &Forecast, account: &Account) {
-        let Forecast { values, notes, entry, .. } = forecast;
-        if let Some(same) = self.shapes.iter_mut().find(|shape| shape.values == *values) {
-            same.kinds.push(kind);
-            return;
-        }
-        let selection = values.selection();
-        let changed = |known: &[Note]| ChangedEvent::all(known, notes, entry, &selection);
-        let known = account.shapes.iter().filter(|shape| shape.bank == selection.bank);
-        let nearest = known.map(|shape| changed(&shape.notes)).min_by_key(Vec::len);
-        let changes = nearest.unwrap_or_else(|| changed(&[]));
-        let (values, notes) = (values.clone(), notes.clone());
-        self.shapes.push(Shape { kinds: vec![kind], values, changes, notes });
-    }
-
-    fn index_of(&mut self, authorization: &Authorization) -> usize {
-        let known = self.authorizations.iter().position(|known| known == authorization);
-        known.unwrap_or_else(|| {
-            self.authorizations.push(authorization.clone());
-            self.authorizations.len() - 1
-        })
     }
 
     /// How many distinct boots are to be approved.
@@ -240,10 +150,7 @@ impl Plan {
             boots.extend(new);
             (!boots.is_empty()).then(|| (vm.name.clone(), Known { own, boots }))
         });
-        let shapes = self.shapes.iter().map(|shape| {
-            let policy = crate::policy::literal_digest(&shape.values).to_string();
-            Expected::new(shape.values.bank(), policy, shape.notes.clone())
-        });
+        let shapes = self.shapes.iter().map(|shape| shape.expected.clone());
         Account { pkfp: pkfp.to_owned(), generation, shapes: shapes.collect(), vms: vms.collect() }
     }
 }

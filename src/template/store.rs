@@ -65,19 +65,42 @@ impl Templates {
     /// The template of this name.
     ///
     /// # Errors
+    /// Those of [`Templates::text`] and [`Templates::parse`].
+    pub fn read(&self, name: &str) -> Result<Template, TemplateError> {
+        self.parse(name, &self.text(name)?)
+    }
+
+    /// The text of the template of this name.
+    ///
+    /// # Errors
     /// [`TemplateError::Missing`], [`TemplateError::Exposed`], [`TemplateError::Malformed`],
     /// [`TemplateError::Io`].
-    pub fn read(&self, name: &str) -> Result<Template, TemplateError> {
-        let path = self.root.join(TEMPLATES).join(format!("{name}.toml"));
-        let malformed = |cause: String| TemplateError::Malformed { path: path.clone(), cause };
+    pub fn text(&self, name: &str) -> Result<String, TemplateError> {
+        let path = self.template_file(name);
+        let malformed = |cause: &str| {
+            let (path, cause) = (path.clone(), cause.to_owned());
+            TemplateError::Malformed { path, cause }
+        };
         if !is_template_name(name) {
-            return Err(malformed("its name is none of a template".to_owned()));
+            return Err(malformed("its name is none of a template"));
         }
         let missing = || TemplateError::Missing { path: path.clone() };
         let bytes = read(&path, Template::MAX_LEN)?.ok_or_else(missing)?;
         require_unexposed(&path)?;
-        let text = String::from_utf8(bytes).map_err(|_| malformed("it is not text".to_owned()))?;
-        Template::parse(name, &text).map_err(malformed)
+        String::from_utf8(bytes).map_err(|_| malformed("it is not text"))
+    }
+
+    /// The template of this name that has this text.
+    ///
+    /// # Errors
+    /// [`TemplateError::Malformed`].
+    pub fn parse(&self, name: &str, text: &str) -> Result<Template, TemplateError> {
+        let path = self.template_file(name);
+        Template::parse(name, text).map_err(|cause| TemplateError::Malformed { path, cause })
+    }
+
+    fn template_file(&self, name: &str) -> PathBuf {
+        self.root.join(TEMPLATES).join(format!("{name}.toml"))
     }
 
     /// What was approved for a template; nothing where there is no file.

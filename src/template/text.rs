@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::definition::{Boot, Delivery, DeliveryKind, Material, Reference, Template, Vm};
+use super::definition::{Boot, Delivery, DeliveryKind, Disk, Material, Reference, Template, Vm};
 use super::hardware::Hardware;
 use crate::authority::is_template_name;
 use crate::measurement::PcrBank;
@@ -19,8 +19,15 @@ struct Text {
     boot: BootWord,
     kernel: Option<String>,
     initrd: Option<String>,
-    #[serde(default)]
-    cmdline: String,
+    cmdline: Option<String>,
+    image: Option<PathBuf>,
+    esp: Option<PathBuf>,
+    boot_volume: Option<PathBuf>,
+    base: Option<PathBuf>,
+    base_esp: Option<PathBuf>,
+    base_boot_volume: Option<PathBuf>,
+    entries: Option<Vec<String>>,
+    uki: Option<PathBuf>,
     bank: Option<String>,
     authority: Option<PathBuf>,
     vars: Option<PathBuf>,
@@ -43,6 +50,8 @@ struct Text {
 #[serde(rename_all = "lowercase")]
 enum BootWord {
     Kernel,
+    Disk,
+    Uki,
 }
 
 #[derive(Deserialize)]
@@ -98,8 +107,20 @@ impl Template {
 
     fn check(&self) -> Result<(), String> {
         self.hardware.check()?;
-        let most =
-            [self.references.len(), self.memory.len(), self.cpus.len(), self.own_words.len()];
+        let entries = match &self.boot {
+            Boot::Disk { entries, .. } => entries.as_slice(),
+            Boot::Kernel { .. } | Boot::Uki { .. } => &[],
+        };
+        if entries.iter().any(|name| name.is_empty() || !is_line(name)) {
+            return Err("entries has one that is no name of an entry".to_owned());
+        }
+        let most = [
+            self.references.len(),
+            self.memory.len(),
+            self.cpus.len(),
+            self.own_words.len(),
+            entries.len(),
+        ];
         if most.iter().any(|len| *len > MAX_LIST) {
             return Err(format!("a list has more than {MAX_LIST} elements"));
         }
@@ -135,16 +156,13 @@ impl Template {
     }
 
     fn check_paths(&self) -> Result<(), String> {
-        let Boot::Kernel { kernel, initrd, .. } = &self.boot;
-        let files = [kernel, initrd].map(|file| match file {
-            Material::File(path) | Material::Digests(path) => path,
-        });
         let logs = self
             .references
             .iter()
             .flat_map(|reference| [&reference.log].into_iter().chain(reference.userspace.as_ref()));
         let others = [self.authority.as_ref(), self.vars.as_ref()].into_iter().flatten();
-        let mut all = files.into_iter().chain(logs).chain(others).chain([&self.delivery.folder]);
+        let mut all =
+            self.boot.paths().into_iter().chain(logs).chain(others).chain([&self.delivery.folder]);
         match all.find(|path| !path.is_absolute()) {
             Some(path) => Err(format!("{} does not begin with a slash", path.display())),
             None => Ok(()),
@@ -154,14 +172,7 @@ impl Template {
 
 impl Text {
     fn into_template(self, name: &str) -> Result<Template, String> {
-        let BootWord::Kernel = self.boot;
-        let kernel = self.kernel.ok_or("boot = \"kernel\" needs a kernel")?;
-        let initrd = self.initrd.ok_or("boot = \"kernel\" needs an initrd")?;
-        let boot = Boot::Kernel {
-            kernel: material(&kernel),
-            initrd: material(&initrd),
-            cmdline: self.cmdline,
-        };
+        let boot = self.boot()?;
         let bank = self.bank.map_or(Ok(PcrBank::Sha256), |bank| bank.parse());
         let folder = self.delivery.as_ref().and_then(|delivery| delivery.folder.clone());
         let kind = match self.delivery.map(|delivery| delivery.kind) {
@@ -186,6 +197,84 @@ impl Text {
                 folder: folder.unwrap_or_else(|| Template::default_folder(name)),
             },
         })
+    }
+}
+
+impl Text {
+    fn boot(&self) -> Result<Boot, String> {
+        let boot = match self.boot {
+            BootWord::Kernel => {
+                self.refuse_keys_of("kernel")?;
+                let kernel = self.kernel.as_deref().ok_or("boot = \"kernel\" needs a kernel")?;
+                let initrd = self.initrd.as_deref().ok_or("boot = \"kernel\" needs an initrd")?;
+                let cmdline = self.cmdline.clone().unwrap_or_default();
+                Boot::Kernel { kernel: material(kernel), initrd: material(initrd), cmdline }
+            }
+            BootWord::Disk => {
+                self.refuse_keys_of("disk")?;
+                let now = disk(
+                    ["image", "esp", "boot_volume"],
+                    &self.image,
+                    &self.esp,
+                    &self.boot_volume,
+                )?;
+                let base = disk(
+                    ["base", "base_esp", "base_boot_volume"],
+                    &self.base,
+                    &self.base_esp,
+                    &self.base_boot_volume,
+                )?;
+                let entries = self.entries.clone().unwrap_or_default();
+                let disk = now.ok_or("boot = \"disk\" needs an image, or an esp")?;
+                Boot::Disk { disk, base, entries }
+            }
+            BootWord::Uki => {
+                self.refuse_keys_of("uki")?;
+                let image = self.uki.clone().ok_or("boot = \"uki\" needs a uki")?;
+                Boot::Uki { image }
+            }
+        };
+        Ok(boot)
+    }
+
+    /// What another kind of boot is told by would be passed over in silence.
+    fn refuse_keys_of(&self, boot: &str) -> Result<(), String> {
+        let keys = [
+            ("kernel", "kernel", self.kernel.is_some()),
+            ("kernel", "initrd", self.initrd.is_some()),
+            ("kernel", "cmdline", self.cmdline.is_some()),
+            ("kernel", "own_words", self.own_words.is_some()),
+            ("disk", "image", self.image.is_some()),
+            ("disk", "esp", self.esp.is_some()),
+            ("disk", "boot_volume", self.boot_volume.is_some()),
+            ("disk", "base", self.base.is_some()),
+            ("disk", "base_esp", self.base_esp.is_some()),
+            ("disk", "base_boot_volume", self.base_boot_volume.is_some()),
+            ("disk", "entries", self.entries.is_some()),
+            ("uki", "uki", self.uki.is_some()),
+        ];
+        match keys.into_iter().find(|(of, _, is_there)| *is_there && *of != boot) {
+            None => Ok(()),
+            Some((_, key, _)) => Err(format!("boot = \"{boot}\" has no {key}")),
+        }
+    }
+}
+
+/// An image, or the volumes of one by one.
+fn disk(
+    [whole, first, second]: [&str; 3],
+    image: &Option<PathBuf>,
+    esp: &Option<PathBuf>,
+    boot: &Option<PathBuf>,
+) -> Result<Option<Disk>, String> {
+    match (image, esp, boot) {
+        (None, None, None) => Ok(None),
+        (Some(image), None, None) => Ok(Some(Disk::Image(image.clone()))),
+        (Some(_), ..) => {
+            Err(format!("{whole} has {first} and {second} in it: name one or the others"))
+        }
+        (None, Some(esp), boot) => Ok(Some(Disk::Volumes { esp: esp.clone(), boot: boot.clone() })),
+        (None, None, Some(_)) => Err(format!("{second} needs {first}")),
     }
 }
 

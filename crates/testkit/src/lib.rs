@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod authority;
+pub mod disk;
 pub mod header_edit;
 pub mod image;
 pub mod machine;
@@ -25,6 +26,7 @@ pub mod virtual_boot;
 pub mod wire;
 
 pub use authority::Authority;
+pub use disk::Disk;
 pub use image::Image;
 pub use machine::Machine;
 pub use proxy::Proxy;

@@ -95,7 +95,9 @@ mod tests {
 
         fn identity(&self) -> Option<Identity> {
             let inode = self.file?;
-            Some(Identity { device: 1, inode, len: 8, modified: (0, 0), changed: (0, 0) })
+            let zero = (0, 0);
+            let within = [0; 32];
+            Some(Identity { device: 1, inode, len: 8, modified: zero, changed: zero, within })
         }
     }
 

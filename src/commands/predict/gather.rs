@@ -8,7 +8,7 @@ use vmseal::Error;
 use vmseal::artifact::efivar::{PolicyVariable, PolicyVariables};
 use vmseal::artifact::{Files, Volume};
 use vmseal::boot::BootLogs;
-use vmseal::files::{Folder, Image, Named, NamedFile, Payload};
+use vmseal::files::{Folder, Named, NamedFile, Payload};
 use vmseal::measurement::UserspaceLog;
 use vmseal::prediction::{
     Base, Filled, KnownFiles, Layers, LoaderVariables, Machine, NamedSection, Next, Spelled,
@@ -205,13 +205,8 @@ fn qemu_version(text: &str) -> Result<(u32, u32), Error> {
 pub(super) const MAX_SECTION: usize = 64 << 20;
 
 fn open_tree(volume: Volume, path: &Path) -> Result<Box<dyn Files>, Error> {
-    let refused = |cause: String| Error::Artifact { path: path.to_owned(), cause };
-    let metadata = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?;
-    if metadata.is_dir() {
-        return Ok(Box::new(Folder::new(volume, path)));
-    }
-    let image = Image::open(volume, path).map_err(|error| refused(error.to_string()))?;
-    Ok(Box::new(image))
+    vmseal::files::open(volume, path)
+        .map_err(|error| Error::Artifact { path: path.to_owned(), cause: error.to_string() })
 }
 
 fn known_files(path: &Path) -> Result<KnownFiles, Error> {

@@ -29,7 +29,7 @@ kind = "fw_cfg"
 #[test]
 fn a_template_says_how_its_machines_boot() {
     let template = Template::parse("debian-13", GOOD).unwrap();
-    let Boot::Kernel { kernel, initrd, .. } = &template.boot;
+    let Boot::Kernel { kernel, initrd, .. } = &template.boot else { panic!("a kernel") };
     assert_eq!(*kernel, Material::File("/srv/vmlinuz".into()));
     assert_eq!(*initrd, Material::Digests("/srv/digests.json".into()));
     assert_eq!((template.qemu, template.bank), (Some((10, 0)), PcrBank::Sha256));
@@ -101,4 +101,57 @@ fn what_is_wrong_is_told_with_its_line() {
     let many = "[[vm]]\nname = \"x\"\n".repeat(Template::MAX_VMS + 1);
     let text = GOOD.split("[[vm]]").next().unwrap().to_owned() + &many;
     assert!(Template::parse("x", &text).unwrap_err().contains("more than"));
+}
+
+const DISK: &str = r#"
+boot = "disk"
+image = "/srv/disk.img"
+entries = ["rescue"]
+
+[[reference]]
+log = "/srv/reference.log"
+"#;
+
+#[test]
+fn a_template_names_the_disk_that_its_machines_start_from() {
+    let parse = |text: &str| Template::parse("debian-13", text).map(|template| template.boot);
+    let image = Disk::Image("/srv/disk.img".into());
+    let entries = vec!["rescue".to_owned()];
+    assert_eq!(parse(DISK), Ok(Boot::Disk { disk: image, base: None, entries }));
+    let volumes = "esp = \"/srv/esp\"\nboot_volume = \"/dev/vg/boot\"\nbase = \"/srv/old.img\"";
+    let boot = parse(&DISK.replace("image = \"/srv/disk.img\"", volumes)).unwrap();
+    let Boot::Disk { disk, base, .. } = &boot else { panic!("{boot:?}") };
+    assert_eq!(*base, Some(Disk::Image("/srv/old.img".into())));
+    let (esp, volume) = ("/srv/esp".into(), Some("/dev/vg/boot".into()));
+    assert_eq!(*disk, Disk::Volumes { esp, boot: volume });
+    let paths: Vec<_> = boot.paths().into_iter().map(|path| path.to_str().unwrap()).collect();
+    assert_eq!(paths, ["/srv/esp", "/dev/vg/boot", "/srv/old.img"]);
+    let uki = DISK
+        .replace("\"disk\"", "\"uki\"")
+        .replace("image = \"/srv/disk.img\"", "uki = \"/u.efi\"");
+    let uki = uki.replace("entries = [\"rescue\"]", "");
+    assert_eq!(parse(&uki), Ok(Boot::Uki { image: "/u.efi".into() }));
+}
+
+#[test]
+fn what_belongs_to_another_kind_of_boot_is_refused() {
+    for (from, to, cause) in [
+        ("image =", "kernel = \"/k\"\nimage =", "boot = \"disk\" has no kernel"),
+        ("image =", "cmdline = \"ro\"\nimage =", "boot = \"disk\" has no cmdline"),
+        ("image =", "own_words = []\nimage =", "boot = \"disk\" has no own_words"),
+        ("image =", "uki = \"/u.efi\"\nimage =", "boot = \"disk\" has no uki"),
+        ("image =", "esp = \"/esp\"\nimage =", "image has esp and boot_volume in it"),
+        ("image =", "boot_volume = ", "boot_volume needs esp"),
+        ("image = \"/srv/disk.img\"", "", "needs an image, or an esp"),
+        ("image = \"/srv", "image = \"srv", "does not begin with a slash"),
+        ("image =", "base = \"old.img\"\nimage =", "does not begin with a slash"),
+        ("\"rescue\"", "\"\"", "entries has one that is no name"),
+        ("\"rescue\"", "\"\\u001b\"", "entries has one that is no name"),
+        ("\"disk\"", "\"uki\"", "boot = \"uki\" has no image"),
+        ("\"disk\"", "\"kernel\"", "boot = \"kernel\" has no image"),
+    ] {
+        assert!(DISK.contains(from), "{from}");
+        let found = Template::parse("debian-13", &DISK.replacen(from, to, 1)).unwrap_err();
+        assert!(found.contains(cause), "{found:?}: {cause}");
+    }
 }

@@ -1,5 +1,4 @@
-// There is no rpm database on Debian: scripts stand in for the program. They print what its manual
-// says that this format gives.
+// rpm itself reads a database that it made; where it fails or lies, scripts stand in for it.
 
 use std::fs;
 use std::thread::sleep;
@@ -130,6 +129,37 @@ fn a_list_without_end_is_not_read_for_ever() {
     let start = Instant::now();
     assert_eq!(rpm.look(search()), []);
     assert!(start.elapsed() < rpm.patience);
+}
+
+/// Runs a program of rpm, which finds its database and its folders below the home.
+fn of_rpm(home: &Path, program: &str, arguments: &[&str]) {
+    let mut command = Command::new(program);
+    command.args(arguments).env("HOME", home).current_dir(home);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A package is built, put on record, and taken off it, by rpm: its format of lists is what is read.
+#[test]
+fn rpms_own_database_is_read() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let spec = "Name: kernel-core\nVersion: 6.12.5\nRelease: 200.fc41\nSummary: a kernel\n\
+                License: none\nBuildArch: noarch\n%description\na kernel\n%install\n\
+                mkdir -p %{buildroot}/lib/modules/6.12.5 %{buildroot}/boot\n\
+                printf abc >%{buildroot}/lib/modules/6.12.5/vmlinuz\n\
+                ln -s ../lib/modules/6.12.5/vmlinuz %{buildroot}/boot/vmlinuz\n\
+                %files\n%dir /lib/modules/6.12.5\n/lib/modules/6.12.5/vmlinuz\n/boot/vmlinuz\n";
+    fs::write(home.join("kernel.spec"), spec).unwrap();
+    of_rpm(home, "rpmbuild", &["-bb", "kernel.spec"]);
+    let package = "rpmbuild/RPMS/noarch/kernel-core-6.12.5-200.fc41.noarch.rpm";
+    of_rpm(home, "rpm", &["--justdb", "--nodeps", "--install", package]);
+    // Debian's rpm has its database in the home, which is / here.
+    let database = home.join(".rpmdb");
+    let (_folder, rpm) = program(&format!("exec rpm --dbpath {} \"$@\"", database.display()));
+    assert_eq!(rpm.look(search()), kernel("/lib/modules/6.12.5/vmlinuz"));
+    of_rpm(home, "rpm", &["--justdb", "--erase", "kernel-core"]);
+    assert_eq!(rpm.look(search()), []);
 }
 
 #[test]

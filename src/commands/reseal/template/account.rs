@@ -58,6 +58,8 @@ pub fn lines(template: &Template, plan: &Plan) -> Vec<String> {
         }
         lines.push(format!("  not covered: {named}: {}", printable(why, 400)));
     }
+    let left_out = plan.left_out.iter().map(|(entry, why)| format!("  left out: {entry}: {why}"));
+    lines.extend(some(left_out.collect(), "entries that are left out"));
     let gone = plan.gone.iter().map(|name| format!("  no longer a machine of it: {name}"));
     lines.extend(some(gone.collect(), "machines that it no longer has"));
     if plan.narrowed > 0 {
@@ -73,7 +75,8 @@ fn of_shape(shape: &Shape, of_several: bool) -> Vec<String> {
     pcrs.dedup();
     let kinds: Vec<String> = shape.kinds.iter().map(ToString::to_string).collect();
     let kinds = if of_several { format!(" with {}", kinds.join(", ")) } else { String::new() };
-    let head = format!("  changes{kinds}: PCR {}", join_pcrs(&pcrs));
+    let entry = shape.entry.as_ref().map(|entry| format!(" of {entry}")).unwrap_or_default();
+    let head = format!("  changes{entry}{kinds}: PCR {}", join_pcrs(&pcrs));
     let changes = shape.changes.iter().map(|change| format!("    {change}"));
     [head].into_iter().chain(changes).collect()
 }
@@ -111,6 +114,8 @@ pub fn to_json(template: &Template, plan: &Plan, pkfp: &str) -> Value {
     json!({
         "name": template.name, "pkfp": pkfp, "boots": shapes(plan, usize::MAX, usize::MAX),
         "machines": vms.collect::<Vec<_>>(), "gone": plan.gone,
+        "left_out": plan.left_out.iter().map(|(entry, why)| json!({ "entry": entry, "why": why }))
+            .collect::<Vec<_>>(),
         "new_boots": plan.new_boots(), "narrowed": plan.narrowed,
     })
 }
@@ -125,7 +130,7 @@ fn shapes(plan: &Plan, boots: usize, events: usize) -> Vec<Value> {
         let changes = shape.changes.iter().take(events).map(ChangedEvent::to_json);
         let kinds = shape.kinds.iter();
         json!({
-            "machines": kinds
+            "entry": shape.entry, "machines": kinds
                 .map(|kind| json!({ "memory": kind.memory, "cpus": kind.cpus }))
                 .collect::<Vec<_>>(),
             "pcrs": shape.values, "changes": changes.collect::<Vec<_>>(),

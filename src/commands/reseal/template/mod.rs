@@ -2,26 +2,22 @@
 //! they measure follows from the host's own files and reference boots, never from what a guest says.
 
 mod account;
+mod gather;
+mod reader;
 mod signing;
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use vmseal::Error;
 use vmseal::artifact::hashing::Memory;
-use vmseal::artifact::variable_store::VariableStore;
-use vmseal::boot::BootLogs;
-use vmseal::files::{Named, NamedFile, Seen, Watched};
+use vmseal::files::Noted;
 use vmseal::policy::SigningKey;
-use vmseal::prediction::{KnownFiles, Spelled};
 use vmseal::reference::References;
 use vmseal::reseal::{Kind, Store};
+use vmseal::template::wire::Question;
 use vmseal::template::{
-    Account, Boot, Delivered, DeliveryKind, Forecaster, Material, Outlook, Plan, Template,
-    TemplateError, Templates, require_unexposed,
+    Account, Delivered, DeliveryKind, Forecasts, Outlook, Plan, Template, TemplateError, Templates,
 };
 
 use super::ask::Approval;
@@ -30,14 +26,23 @@ use crate::commands::keeper::note_template;
 use crate::commands::terminal::{self, Talk};
 use crate::commands::{Done, authority};
 use account::{body, lines, qemu_option, to_json};
-use signing::{outdated, path_of};
+pub use gather::{forecasts, given, paths};
+use signing::{in_parallel, outdated, path_of};
+
+/// One template, before it is known what its machines will measure.
+struct Draft {
+    template: Template,
+    text: String,
+    key: SigningKey,
+    noted: Noted,
+    account: Account,
+}
 
 /// One template and what is to be done about it.
 struct Work {
     template: Template,
     key: SigningKey,
-    files: Named,
-    seen: Seen,
+    noted: Noted,
     account: Account,
     plan: Plan,
 }
@@ -54,35 +59,68 @@ pub fn run(global: &Global, args: &Reseal, talk: Talk) -> Done {
         true => None,
         false => Some(store.alone().map_err(Error::from)?),
     };
-    let memory = Memory::default();
-    let mut works = vec![];
-    for name in names {
-        works.push(Work::of(global, &templates, &name, args.narrow, &memory, talk)?);
-    }
+    let drafts = names.iter().map(|name| Draft::of(global, &templates, name, talk));
+    let drafts = drafts.collect::<Result<Vec<_>, _>>()?;
+    let (works, unread) = works(drafts, args.narrow, talk)?;
     require_own_files(&works)?;
     let changing = works.iter().any(|work| !work.plan.is_empty());
     if args.dry_run {
         works.iter().flat_map(Work::lines).for_each(|line| talk.prose(line));
         tell(&works, None, talk);
         talk.prose("nothing was changed");
-        return Ok(());
+        return unread.map_or(Ok(()), |error| Err(error.into()));
     }
     let mut approval = None;
     if changing {
         works.iter().flat_map(Work::lines).for_each(|line| talk.remark(line));
         approval = Some(approve(args)?);
-        if let Some(path) = works.iter().find_map(|work| work.seen.changed(&work.files)) {
-            return Err(Error::ChangedSince { path }.into());
+        if let Some(path) = works.iter().find_map(|work| work.noted.changed()) {
+            return Err(Error::ChangedSince { path: path.display().to_string() }.into());
         }
     }
     for work in &works {
         work.apply(global, &templates, approval, talk)?;
     }
     tell(&works, approval, talk);
+    if let Some(error) = unread {
+        return Err(error.into());
+    }
+    covered(&works)?;
     if !changing {
         talk.prose("every boot of the templates' machines is approved already");
     }
-    covered(&works)
+    Ok(())
+}
+
+/// What is to be done about each template. A disk that cannot be read well, which a guest can bring
+/// about, keeps no other template waiting: the first such error is returned beside the rest.
+fn works(
+    drafts: Vec<Draft>,
+    narrow: bool,
+    talk: Talk,
+) -> Result<(Vec<Work>, Option<Error>), Error> {
+    let is_alone = drafts.len() == 1;
+    let read =
+        in_parallel(&drafts, |draft| Ok(reader::is_needed(&draft.template).then(|| draft.read())))?;
+    let memory = Memory::default();
+    let (mut works, mut unread) = (vec![], None);
+    for (draft, read) in drafts.into_iter().zip(read) {
+        match read {
+            None => {
+                let (template, key) = (&draft.template, draft.key.public());
+                talk.detail(format_args!("template {}: reading kernel and initrd", template.name));
+                let told = forecasts(template, key, &draft.account.shapes, &memory)?;
+                works.push(draft.into_work(told, narrow));
+            }
+            Some(Ok(told)) => works.push(draft.into_work(told, narrow)),
+            Some(Err(error)) if is_alone => return Err(error),
+            Some(Err(error)) => {
+                talk.remark(format_args!("{error}: nothing of it is changed"));
+                unread.get_or_insert(error);
+            }
+        }
+    }
+    Ok((works, unread))
 }
 
 fn approve(args: &Reseal) -> Result<Approval, Error> {
@@ -134,18 +172,14 @@ fn tell(works: &[Work], approval: Option<Approval>, talk: Talk) {
     }
 }
 
-impl Work {
-    fn of(
-        global: &Global,
-        templates: &Templates,
-        name: &str,
-        narrow: bool,
-        memory: &Memory,
-        talk: Talk,
-    ) -> Result<Self, Error> {
-        let mut template = templates.read(name)?;
+impl Draft {
+    fn of(global: &Global, templates: &Templates, name: &str, talk: Talk) -> Result<Self, Error> {
+        let mut text = templates.text(name)?;
+        let mut template = templates.parse(name, &text)?;
         if template.references.is_empty() {
-            References::of(&global.root, name)?.lend(&mut template)?;
+            let references = References::of(&global.root, name)?;
+            references.lend(&mut template)?;
+            text += &references.to_toml();
         }
         let store = authority::store_of_template(global, name, template.authority.as_deref())?;
         let key = store.of(name)?;
@@ -159,19 +193,31 @@ impl Work {
             }
             account = Account::default();
         }
-        let files = files(&template)?;
-        let vars = template.vars.as_deref().map(variables).transpose()?;
-        talk.detail(format_args!("template {name}: reading kernel and initrd"));
-        let watched = Watched::new(&files);
-        let logs = logs(&template)?;
-        let forecaster =
-            Forecaster::new(&template, Some(key.public()), logs, vars.as_ref(), &watched, memory)?;
-        let plan = Plan::of(&template, &forecaster, &account, narrow);
-        drop(forecaster);
-        let seen = watched.into_seen();
-        Ok(Self { template, key, files, seen, account, plan })
+        let noted = Noted::of(paths(&template));
+        let noted =
+            noted.map_err(|(path, error)| Error::Artifact { path, cause: error.to_string() })?;
+        Ok(Self { template, text, key, noted, account })
     }
 
+    /// What a process of its own reads.
+    fn read(&self) -> Result<Forecasts, Error> {
+        let question = Question {
+            name: self.template.name.clone(),
+            template: self.text.clone(),
+            approved: self.account.shapes.clone(),
+            public: self.key.public().pem().to_owned(),
+        };
+        Ok(reader::ask(&self.template, &question)?)
+    }
+
+    fn into_work(self, forecasts: Forecasts, narrow: bool) -> Work {
+        let Self { template, key, noted, account, .. } = self;
+        let plan = Plan::of(&template, forecasts, key.public(), &account, narrow);
+        Work { template, key, noted, account, plan }
+    }
+}
+
+impl Work {
     fn fingerprint(&self) -> String {
         self.key.public().fingerprint().to_string()
     }
@@ -244,68 +290,4 @@ impl Work {
             talk.prose(format_args!("start each with {}", qemu_option(&path.to_string_lossy())));
         }
     }
-}
-
-/// The boot files, by the names that the firmware has for them.
-///
-/// # Errors
-/// [`Error::Artifact`], [`Error::Template`].
-pub fn files(template: &Template) -> Result<Named, Error> {
-    let Boot::Kernel { kernel, initrd, .. } = &template.boot;
-    let mut named = Named::default();
-    for (place, material) in [("kernel", kernel), ("initrd", initrd)] {
-        let file = match material {
-            Material::File(path) => {
-                // One that is not there is told by its own name, not as an event.
-                let refused = |error: std::io::Error| unusable(path, error.to_string());
-                File::open(path).map_err(refused)?;
-                NamedFile::File(path.clone())
-            }
-            Material::Digests(path) => {
-                require_unexposed(path)?;
-                let known = KnownFiles::parse(&read(path, KnownFiles::MAX_LEN)?);
-                let known = known.map_err(|cause| unusable(path, cause))?;
-                let digests = known.get(place);
-                let digests = digests
-                    .map_err(|there| unusable(path, format!("no {place} in it: {there}")))?;
-                NamedFile::Digests(digests.clone())
-            }
-        };
-        named.add(Spelled::parse(place), file);
-    }
-    Ok(named)
-}
-
-fn logs(template: &Template) -> Result<Vec<BootLogs>, Error> {
-    let log = |reference: &vmseal::template::Reference| {
-        let paths = [Some(&reference.log), reference.userspace.as_ref()];
-        paths.into_iter().flatten().try_for_each(|path| match path.exists() {
-            true => require_unexposed(path),
-            // The reader of logs says so in its own words.
-            false => Ok(()),
-        })?;
-        BootLogs::read(&reference.log, reference.userspace.as_deref())
-    };
-    template.references.iter().map(log).collect()
-}
-
-fn variables(path: &Path) -> Result<VariableStore, Error> {
-    const MAX: usize = 64 << 20;
-    let bytes = read(path, MAX)?;
-    VariableStore::parse(&bytes).map_err(|error| unusable(path, error.to_string()))
-}
-
-fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {
-    let refused = |error: std::io::Error| unusable(path, error.to_string());
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(refused)?;
-    file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(refused)?;
-    match bytes.len() > limit {
-        true => Err(unusable(path, format!("more than {limit} bytes"))),
-        false => Ok(bytes),
-    }
-}
-
-fn unusable(path: &Path, cause: String) -> Error {
-    Error::Artifact { path: PathBuf::from(path), cause }
 }

@@ -110,7 +110,10 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 }
 
 /// Does the same with each item, on every processor; what comes of it keeps the items' order.
-fn in_parallel<T: Sync, U: Send>(
+///
+/// # Errors
+/// The first one.
+pub fn in_parallel<T: Sync, U: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<U, Error> + Sync,
 ) -> Result<Vec<U>, Error> {

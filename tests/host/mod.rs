@@ -1,0 +1,116 @@
+//! A host with templates, and machines that hold the public half of a template's key only.
+
+// Each test takes what it needs.
+#![allow(dead_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+use testkit::virtual_boot::fixture_folder;
+use testkit::{Machine, Ran, Swtpm, run};
+
+const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
+/// A boot with the kernel that the host gives.
+pub const BASE: &str = "direct-qemu10.0.13-ovmf2025.02/base";
+
+/// A host with nothing but its files.
+pub struct Host {
+    folder: TempDir,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        let folder = TempDir::with_prefix("vmseal-host-").unwrap();
+        fs::create_dir_all(folder.path().join("root/etc/vmseal/templates.d")).unwrap();
+        Self { folder }
+    }
+
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    pub fn vmseal(&self, arguments: &[&str]) -> Ran {
+        let mut command = Command::new(VMSEAL);
+        command.args(arguments).args(["--tcti", "device:/no/tpm"]);
+        run(command.arg("--root").arg(self.path("root")))
+    }
+
+    /// Makes a template's key, and gives the file of its public half.
+    pub fn authority(&self, name: &str) -> PathBuf {
+        self.vmseal(&["authority", "init", name]).ok();
+        let public = self.path(&format!("{name}.pub"));
+        fs::write(&public, self.vmseal(&["authority", "export", name]).ok().stdout).unwrap();
+        public
+    }
+
+    /// Writes a template of the recorded machine with the kernel of `boot`, these machines, and
+    /// what `keys` say.
+    pub fn template(&self, name: &str, boot: &str, keys: &str, machines: &str) {
+        let artifacts = fixture_folder(boot).join("artifacts.json");
+        let artifacts = artifacts.display();
+        let log = fixture_folder(BASE).join("log.bin");
+        let cmdline = fs::read_to_string(fixture_folder(BASE).join("inputs/append")).unwrap();
+        let text = format!(
+            "boot = \"kernel\"\nkernel = \"@{artifacts}\"\ninitrd = \"@{artifacts}\"\n\
+             cmdline = \"{}\"\n{keys}\n[[reference]]\nlog = \"{}\"\n{machines}\n\
+             [delivery]\nkind = \"fw_cfg\"\nfolder = \"{}\"\n",
+            cmdline.trim(),
+            log.display(),
+            self.delivery(name).display(),
+        );
+        fs::write(self.path(&format!("root/etc/vmseal/templates.d/{name}.toml")), text).unwrap();
+    }
+
+    /// Writes a template whose machines boot as `boot` says; its reference is this log.
+    pub fn template_of(&self, name: &str, boot: &str, log: &Path, machines: &str) {
+        let text = format!(
+            "{boot}\n[[reference]]\nlog = {log:?}\n{machines}\n[delivery]\nkind = \"files\"\nfolder = {:?}\n",
+            self.delivery(name),
+        );
+        fs::write(self.path(&format!("root/etc/vmseal/templates.d/{name}.toml")), text).unwrap();
+    }
+
+    pub fn delivery(&self, name: &str) -> PathBuf {
+        self.path("delivered").join(name)
+    }
+
+    /// Answers the prompt of `vmseal reseal` on a terminal, after `meanwhile` has run.
+    pub fn at_a_terminal(&self, options: &[&str], meanwhile: &str, answer: &str) -> Ran {
+        let root = self.path("root");
+        let words = [&[VMSEAL, "reseal"], options, &["--root", root.to_str().unwrap()]].concat();
+        let script = format!(
+            "(sleep 4; {meanwhile}; echo {answer}; sleep 1) | script -qec \"{}\" /dev/null",
+            words.join(" ")
+        );
+        run(Command::new("sh").args(["-c", &script]))
+    }
+
+    pub fn reseal(&self, options: &[&str]) -> Ran {
+        self.vmseal(&[&["reseal"], options].concat())
+    }
+}
+
+/// Three machines.
+pub const VMS: &str = "
+[[vm]]
+name = \"a\"
+[[vm]]
+name = \"b\"
+[[vm]]
+name = \"c\"
+";
+
+/// A machine that booted a fixture and was enrolled with the public half of a key.
+pub fn machine(public: &Path, boot: &str) -> Machine {
+    let machine = Machine::with_tpm(VMSEAL, Swtpm::start(), boot);
+    let public = public.to_str().unwrap();
+    machine.enroll(&["--policy", "authority", "--authority-public", public]).ok();
+    machine
+}
+
+/// Whether what the host delivered opens it.
+pub fn opens(machine: &Machine, signatures: &Path) -> Ran {
+    machine.unlock(&["--signature", signatures.to_str().unwrap()])
+}
