@@ -170,7 +170,7 @@ fn require_replay(logs: &Fitted, values: &PcrValues) -> Result<(), ReferenceErro
 }
 
 /// A new TPM with one bank, and its control channel, with which it ends.
-fn start_tpm(
+pub(super) fn start_tpm(
     folder: &Path,
     bank: PcrBank,
     user: Option<u32>,
@@ -240,7 +240,7 @@ fn no_program(command: &Command, error: &std::io::Error) -> ReferenceError {
 }
 
 /// A program that ends with the value.
-struct Running(Child);
+pub(super) struct Running(Child);
 
 impl Running {
     fn start(mut command: Command, user: Option<u32>) -> Result<Self, ReferenceError> {
@@ -313,10 +313,15 @@ fn last_line(bytes: &[u8]) -> Option<String> {
 }
 
 /// A folder of one boot, which nobody else may look into. It goes with the value.
-struct Scratch(PathBuf);
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Result<Self, ReferenceError> {
+    /// A new one.
+    ///
+    /// # Errors
+    /// [`ReferenceError::Io`].
+    pub fn new() -> Result<Self, ReferenceError> {
         let mut name = [0; 8];
         // Somebody else's folder of that name is refused, not used.
         let _ = getrandom::fill(&mut name);
@@ -326,6 +331,11 @@ impl Scratch {
         let made = DirBuilder::new().mode(0o700).create(&path);
         made.map_err(|error| ReferenceError::io(&path, &error))?;
         Ok(Self(path))
+    }
+
+    /// Its path, which is absolute.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 

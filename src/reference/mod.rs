@@ -23,7 +23,7 @@ mod qemu;
 mod relay;
 mod store;
 
-pub use boot::{Recorded, record};
+pub use boot::{Recorded, Scratch, record};
 pub use command_stream::{CommandStream, Extend, StreamError};
 pub use compare::compare;
 pub use error::{ReferenceError, Seen};

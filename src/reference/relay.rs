@@ -201,3 +201,6 @@ fn read_message(from: &mut UnixStream) -> io::Result<Vec<u8>> {
     from.read_exact(message.get_mut(HEADER..).unwrap_or_default())?;
     Ok(message)
 }
+
+#[cfg(test)]
+mod tests;

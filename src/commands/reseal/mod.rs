@@ -12,7 +12,7 @@ mod template;
 pub use header::{Events, Header};
 pub use literal::retire;
 pub use target::Target;
-pub use template::{forecasts, given, paths};
+pub use template::{ask, forecasts, given, paths};
 
 use serde_json::Value;
 use vmseal::Error;

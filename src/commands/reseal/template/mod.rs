@@ -27,6 +27,7 @@ use crate::commands::terminal::{self, Talk};
 use crate::commands::{Done, authority};
 use account::{body, lines, qemu_option, to_json};
 pub use gather::{forecasts, given, paths};
+pub use reader::ask;
 use signing::{in_parallel, outdated, path_of};
 
 /// One template, before it is known what its machines will measure.

@@ -1,6 +1,8 @@
 //! `vmseal reference-boot`: boots a throw-away machine of each size of a template, and keeps what it
 //! measured for `vmseal reseal --template`.
 
+mod compare;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
@@ -8,16 +10,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use vmseal::Error;
-use vmseal::artifact::hashing::Memory;
-use vmseal::boot::BootLogs;
-use vmseal::reference::{
-    Accelerator, QemuLine, Recorded, ReferenceError, References, Size, compare,
-};
+use vmseal::reference::{Accelerator, QemuLine, Recorded, ReferenceError, References, Size};
 use vmseal::reseal::Store;
-use vmseal::template::{Boot, Reference, Sources, Template, Templates};
+use vmseal::template::{Template, Templates};
 
 use super::Done;
-use super::reseal::given;
 use super::terminal::Talk;
 use crate::cli::{Accel, Global, ReferenceBoot};
 
@@ -98,10 +95,10 @@ fn record(
             vmseal::reference::record(template, size, &ways, Duration::from_secs(args.limit))?;
         // What came up once is how the others are booted too.
         ways = vec![recorded.accelerator];
-        require_same(template, qemu, size, &recorded)?;
         talk.detail(format_args!("template {name}: {} extends", recorded.extends));
         boots.push((size, recorded));
     }
+    compare::all(&Templates::below(&global.root), template, qemu, &boots, talk)?;
     // Nobody reseals while logs are replaced.
     let _alone = Store::below(&global.root).alone().map_err(Error::from)?;
     let changed = references.keep(template, qemu, &boots)?;
@@ -123,36 +120,6 @@ fn record(
     });
     let version = format!("{}.{}", qemu.0, qemu.1);
     Ok(json!({ "name": name, "qemu": version, "boots": told.collect::<Vec<_>>() }))
-}
-
-/// Measured and predicted must be the same where both can be told: the boot that was just seen is
-/// predicted from its own log and the template's files. What is on a disk only the process reads that
-/// a reseal starts: there a log from which its files do not follow is refused.
-fn require_same(
-    template: &Template,
-    qemu: (u32, u32),
-    size: Size,
-    recorded: &Recorded,
-) -> Result<(), Error> {
-    let reference = Reference {
-        log: "reference boot".into(),
-        userspace: None,
-        memory: Some(size.memory),
-        cpus: Some(size.cpus),
-    };
-    let its = Template {
-        qemu: Some(template.qemu.unwrap_or(qemu)),
-        references: vec![reference],
-        ..template.clone()
-    };
-    let logs = BootLogs {
-        firmware: recorded.logs.log.clone(),
-        userspace: Some(recorded.logs.userspace.clone()),
-    };
-    let Boot::Kernel { kernel, initrd, .. } = &template.boot else { return Ok(()) };
-    let (files, memory) = (given(kernel, initrd)?, Memory::default());
-    let sources = Sources { next: &files, base: None, vars: None, memory: &memory };
-    compare(&its, logs, sources, size, recorded)
 }
 
 /// Every size of machine that the template tells of.
