@@ -248,6 +248,11 @@ fn reference_hint(error: &ReferenceError) -> &'static str {
         ReferenceError::Program { .. } => {
             "install it (packages qemu-system-x86, swtpm, swtpm-tools), or name another in [machine]; vmseal reference-boot --dry-run prints the whole command line"
         }
+        ReferenceError::Ended { seen } | ReferenceError::NotLatched { seen, .. }
+            if seen.extends == 0 =>
+        {
+            "look at how it is started: vmseal reference-boot --dry-run. The firmware must be an OVMF that measures, for this type of machine; or allow it more time with --limit SECONDS"
+        }
         ReferenceError::Ended { .. } => {
             "the initramfs must have vmseal's hook, which latches before it ends; look at it with the command line of: vmseal reference-boot --dry-run"
         }
