@@ -9,12 +9,13 @@ mod host;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use disk::*;
 use guest::fixture;
 use host::{Host, VMS, machine, opens};
 use serde_json::json;
-use testkit::Disk;
+use testkit::{Disk, run};
 
 /// A template `debian` whose machines start from copies of a disk.
 struct Template {
@@ -255,6 +256,12 @@ fn a_forged_disk_changes_no_signature_of_another_template() {
         let ran = host.reseal(&["--all", "--yes"]).code(3);
         ran.says("template evil: ").says("nothing of it is changed");
     }
+    // Nor does a log that is none.
+    let noise = host.path("noise.bin");
+    fs::write(&noise, [0xff; 4096]).unwrap();
+    host.template_of("evil", &format!("boot = \"disk\"\nimage = {evil:?}"), &noise, VMS);
+    host.reseal(&["--all", "--yes"]).code(3).says("template evil: ");
+    write(&evil);
     // Of the other one all was approved meanwhile, and of this one nothing.
     assert_ne!(delivered("debian"), debian);
     assert_eq!(delivered("evil"), before);
@@ -278,4 +285,25 @@ fn a_disk_that_changes_while_somebody_is_asked_is_not_approved() {
     }
     template.host.at_a_terminal(&["--template", "debian"], "true", "y").ok();
     assert!(template.file("a").exists());
+}
+
+/// The process that reads the disk is killed as it gives up its rights, or its kernel does not let
+/// it.
+#[test]
+fn without_a_confined_reader_nothing_is_signed() {
+    let template = Template::of(SDBOOT, b"an initrd");
+    let host = &template.host;
+    for (call, inject, why) in [
+        ("landlock_restrict_self", "signal=KILL", "ended before its time: signal: 9"),
+        ("landlock_create_ruleset", "error=ENOSYS", "(Landlock): this kernel does not have it"),
+        ("seccomp", "error=EINVAL", "cannot give up rights (seccomp)"),
+    ] {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", &format!("--trace={call}")]);
+        strace.arg(format!("--inject={call}:{inject}")).arg(env!("CARGO_BIN_EXE_vmseal"));
+        strace.args(["reseal", "--template", "debian", "--yes", "--root"]).arg(host.path("root"));
+        run(&mut strace).refused(3).says(why);
+        assert!(!template.file("a").exists(), "{call}");
+    }
+    host.reseal(&["--template", "debian", "--yes"]).ok();
 }

@@ -231,7 +231,7 @@ fn template_hint(error: &TemplateError) -> &'static str {
         }
         TemplateError::SameFile { .. } => "give each template a folder of its own in [delivery]",
         TemplateError::Unread { cause: Unread::Refused(_), .. } => {
-            "correct the template or what it names; nothing of it was approved, signed or changed"
+            "correct what the template names, or give the host a kernel with Landlock; nothing of it was approved, signed or changed"
         }
         TemplateError::Unread { .. } => {
             "its disk is damaged, or made to look so: find out who wrote it. Nothing of this template was approved, signed or changed"

@@ -111,6 +111,8 @@ impl Folder {
     }
 }
 
+/// Largest file that is read: what FAT can have. One that has holes costs nobody anything.
+const MAX_FILE: u64 = 4 << 30;
 /// Most names that one folder may have.
 const MAX_NAMES: usize = 65_536;
 
@@ -143,6 +145,10 @@ impl Files for Folder {
             return Ok(None);
         }
         let source = FileSource::open(&found).map_err(failed)?;
+        if source.len > MAX_FILE {
+            let cause = format!("{} bytes, at most {MAX_FILE} are read", source.len);
+            return Err(failed(io::Error::other(cause)));
+        }
         Ok(Some(Found::Bytes(Box::new(source))))
     }
 

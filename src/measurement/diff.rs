@@ -19,6 +19,7 @@ use super::pcr::{PcrIndex, join_pcrs};
 pub use align::{Change, changes};
 pub use expected::{Expected, ExpectedError};
 pub use note::{Note, Role, notes};
+pub use words::changed_words;
 
 /// One cause of a difference.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,14 +25,16 @@ impl Anatomy {
             let of_attempt = events.get(attempt..).unwrap_or_default();
             of_attempt.iter().position(wanted).map(|found| attempt + found)
         };
+        let uki = || {
+            let first_section = position(&|event| section(event).is_some())?;
+            let before = events.get(..first_section).unwrap_or_default();
+            before.iter().rposition(|event| image(event).is_some())
+        };
         let start = match path {
             BootPath::SystemdBootEntry => events.iter().rposition(|event| image(event).is_some()),
-            BootPath::Uki | BootPath::SystemdBootUki => position(&|event| section(event).is_some())
-                .and_then(|first_section| {
-                    let before = events.get(..first_section).unwrap_or_default();
-                    before.iter().rposition(|event| image(event).is_some())
-                }),
-            BootPath::ChainedUki | BootPath::GrubMeasured => position(&is_grub)
+            BootPath::Uki | BootPath::SystemdBootUki => uki(),
+            BootPath::ChainedUki => position(&is_grub).or_else(uki),
+            BootPath::GrubMeasured => position(&is_grub)
                 .or_else(|| events.iter().rposition(|event| image(event).is_some())),
             BootPath::Grub => {
                 events.iter().rposition(|event| image(event).is_some_and(|path| path.is_memory()))
@@ -44,6 +46,14 @@ impl Anatomy {
         let after = events.get(start..).unwrap_or_default();
         let end = after.iter().position(is_exit).map_or(events.len(), |found| start + found);
         Self { path, entry: start..end }
+    }
+}
+
+impl Anatomy {
+    /// The file of the program that started the entry.
+    pub(super) fn loader(&self, log: &EventLog) -> Option<String> {
+        let before = log.events().get(..self.entry.start).unwrap_or_default();
+        before.iter().rfind(|event| image(event).is_some()).and_then(image_file)
     }
 }
 

@@ -12,6 +12,7 @@ use super::partial::Partial;
 use super::plan::{Planned, align, pcr};
 use super::rederive::Rederived;
 use super::stub::{self, Start};
+use super::systemd_boot::{CONFIG, is_systemd_boot};
 use super::tally::{Unpredictable, tally};
 use super::uki::{self, Said};
 use super::{Base, EntryPrediction, Next, Prediction, authority, direct, firmware, grub};
@@ -142,11 +143,19 @@ impl<'a> Composer<'a> {
         memory: &'a Memory,
     ) -> Self {
         let banks = base.log.banks();
+        let artifacts = Artifacts::new(files, evidence, &banks, memory);
+        let mut anatomy = Anatomy::of(base.log);
+        // Without a loader.conf, systemd-boot leaves no word of its own.
+        if anatomy.path == BootPath::ChainedUki
+            && anatomy.loader(base.log).is_some_and(|path| is_systemd_boot(&artifacts, &path))
+        {
+            anatomy.path = BootPath::SystemdBootUki;
+        }
         Self {
             base,
             next,
-            anatomy: Anatomy::of(base.log),
-            artifacts: Artifacts::new(files, evidence, &banks, memory),
+            anatomy,
+            artifacts,
             base_artifacts: base.files.map(|files| Artifacts::new(files, evidence, &banks, memory)),
             evidence,
             to_come,
@@ -272,12 +281,12 @@ impl<'a> Composer<'a> {
         if let Some(path) = image_file(event) {
             return Planned { what, ..self.artifacts.image_measurement(Volume::Esp, &path) };
         }
-        if event.pcr == 5 && event.data().has_tag(Tag::LoaderConf) {
-            let path = "/loader/loader.conf";
-            if let Ok(known) = self.artifacts.plain(Volume::Esp, path) {
-                let digests = Ok(known.digests);
-                return Planned { pcr, what, digests, source: Some(path.to_owned()) };
-            }
+        if event.pcr == 5
+            && event.data().has_tag(Tag::LoaderConf)
+            && let Ok(known) = self.artifacts.plain(Volume::Esp, CONFIG)
+        {
+            let digests = Ok(known.digests);
+            return Planned { pcr, what, digests, source: Some(CONFIG.to_owned()) };
         }
         match &machine.partitions {
             Some(data) if matches!(event.data(), EventData::Gpt(_)) => {

@@ -1,11 +1,11 @@
 //! The entries of systemd-boot: those of its menu to come, or the one that the log tells of.
 
-use super::anatomy::image_file;
+use super::anatomy::{Anatomy, image_file};
 use super::boot_entry::{EntryFile, Starts};
 use super::compose::{Composer, EntryPlan};
 use super::partial::Partial;
 use super::plan::{Planned, pcr};
-use super::systemd_boot::{Kind, Menu, MenuEntry};
+use super::systemd_boot::{CONFIG, Kind, Menu, MenuEntry};
 use super::tally::Unpredictable;
 use super::{stub, type1};
 use crate::artifact::Volume;
@@ -38,10 +38,21 @@ impl Composer<'_> {
             })
             .collect();
         match self.anatomy.path {
-            _ if !plans.is_empty() => (plans, Vec::new()),
+            _ if !plans.is_empty() => (plans, self.new_config().into_iter().collect()),
             BootPath::SystemdBootUki => (vec![self.uki_of_log(false)], Vec::new()),
             _ => (vec![self.entry_of_log()], Vec::new()),
         }
+    }
+
+    /// systemd-boot measures its configuration from some version on. Where the boot that ran had none,
+    /// nothing tells whether this one does.
+    fn new_config(&self) -> Option<Unpredictable> {
+        let had_none = Anatomy::of(self.base.log).path == BootPath::ChainedUki;
+        (had_none && self.artifacts.is_given(Volume::Esp, CONFIG)).then(|| Unpredictable {
+            pcr: pcr(5),
+            event: CONFIG.to_owned(),
+            why: "the boot that ran measured none".to_owned(),
+        })
     }
 
     /// systemd-boot shows no entry whose kernel is not there.

@@ -7,11 +7,14 @@ use super::boot_entry::{EntryFile, key_values};
 use super::glob::matches_glob;
 use super::stub;
 use super::versions::compare_versions;
-use crate::artifact::Volume;
+use crate::artifact::pe::Pe;
 use crate::artifact::variable_store::VariableStore;
+use crate::artifact::{Found, Volume};
 use crate::measurement::LogText;
 use crate::measurement::efi::Guid;
 
+/// Its configuration, on the EFI system partition.
+pub(super) const CONFIG: &str = "/loader/loader.conf";
 /// Most entries that are read from one folder.
 const MAX_ENTRIES: usize = 1024;
 
@@ -99,11 +102,29 @@ impl Menu {
             read_type2(artifacts, volume, &mut entries)?;
         }
         entries.sort_by(compare);
-        let config = artifacts.bytes(Volume::Esp, "/loader/loader.conf")?;
+        let config = artifacts.bytes(Volume::Esp, CONFIG)?;
         let config = config.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let default = default(&entries, config.as_deref().unwrap_or_default(), chosen);
         Ok(Self { entries, default })
     }
+}
+
+/// What systemd-boot says of itself in its section `.sdmagic`, before its version.
+const MAGIC: &[u8] = b"#### LoaderInfo: systemd-boot ";
+
+/// Whether the file on the EFI system partition is systemd-boot.
+pub(super) fn is_systemd_boot(artifacts: &Artifacts<'_>, path: &str) -> bool {
+    let Ok(Some(Found::Bytes(file))) = artifacts.files().find(Volume::Esp, path) else {
+        return false;
+    };
+    let Ok(image) = Pe::parse(file.as_ref()) else { return false };
+    let section = image.sections().iter().find(|section| section.name == b".sdmagic");
+    let mut start = [0; MAGIC.len()];
+    section.is_some_and(|section| {
+        section.raw_size as usize >= start.len()
+            && file.read_exact_at(section.raw_start.into(), &mut start).is_ok()
+            && start == *MAGIC
+    })
 }
 
 fn names(artifacts: &Artifacts<'_>, volume: Volume, folder: &str) -> Result<Vec<String>, String> {

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use crate::artifact::variable_update::Target;
-use crate::measurement::diff::{Change, Note, Role, changes};
+use crate::measurement::diff::{Change, Note, Role, changed_words, changes};
 use crate::measurement::text::printable;
 use crate::measurement::{PcrBank, PcrIndex, PcrSelection};
 use crate::prediction::{Account, EntryPrediction, Fate};
@@ -82,6 +82,10 @@ pub struct ChangedEvent {
 pub const MENU: &str = "grub.cfg";
 /// Characters of one side that are shown.
 const SHOWN: usize = 200;
+/// Characters of a command line that nothing is compared with: the kernel takes no more.
+const COMMAND_LINE: usize = 2048;
+/// Words of a command line that are shown of what it gained, and of what it lost.
+const WORDS: usize = 16;
 
 impl ChangedEvent {
     /// Every event of `entry`, whose notes are `next`, that is not as in `approved`, in the PCRs of
@@ -100,7 +104,12 @@ impl ChangedEvent {
     }
 
     fn of(change: &Change<'_>, entry: &EntryPrediction, bank: PcrBank) -> Option<Self> {
-        let side = |note: &Note| (words(note), note.short_digest());
+        let side = |note: &Note| (words(note, SHOWN), note.short_digest());
+        let new = change.new.map(|new| match change.old {
+            // Nothing may hide behind the end of what is shown.
+            Some(old) => (words_against(old, new), new.short_digest()),
+            None => (words(new, COMMAND_LINE), new.short_digest()),
+        });
         let account = change.new.and_then(|note| account_of(note, entry, bank));
         let (kind, follows) = kind(change);
         let mut files = account.map(files).unwrap_or_default();
@@ -108,14 +117,7 @@ impl ChangedEvent {
             // What GRUB runs no more follows from the same script.
             files.push(MENU.to_owned());
         }
-        Some(Self {
-            pcr: change.pcr()?,
-            kind,
-            follows,
-            old: change.old.map(side),
-            new: change.new.map(side),
-            files,
-        })
+        Some(Self { pcr: change.pcr()?, kind, follows, old: change.old.map(side), new, files })
     }
 
     /// For `--json` and the journal.
@@ -150,16 +152,30 @@ impl fmt::Display for ChangedEvent {
     }
 }
 
-fn words(note: &Note) -> String {
-    match note.shown(SHOWN) {
+fn is_command_line(note: &Note) -> bool {
+    matches!(note.role, Role::CommandLine | Role::LoadOptions)
+}
+
+/// The words of a note in the place of another. A command line that is too long to be shown is told
+/// by what it gained and lost.
+fn words_against(old: &Note, new: &Note) -> String {
+    let are_lines = is_command_line(old) && is_command_line(new);
+    let is_long = [old, new].iter().any(|note| note.text.chars().count() > SHOWN);
+    match are_lines && is_long && old.text != new.text {
+        true => format!("command line that {}", changed_words(&old.text, &new.text, WORDS)),
+        false => words(new, SHOWN),
+    }
+}
+
+/// At most `max` characters of a command line, fewer of all else.
+fn words(note: &Note, max: usize) -> String {
+    match note.shown(if is_command_line(note) { max } else { SHOWN }) {
         text if text.is_empty() => match note.role {
             // Whence it came in memory says nothing to who installed it.
             Role::MemoryKernel | Role::HostKernel => "kernel".to_owned(),
             role => role.name().to_owned(),
         },
-        text if matches!(note.role, Role::CommandLine | Role::LoadOptions) => {
-            format!("command line {text}")
-        }
+        text if is_command_line(note) => format!("command line {text}"),
         text => text,
     }
 }
@@ -278,13 +294,32 @@ mod tests {
             pcr: note.pcr,
             kind: Some(ChangeKind::Kernel),
             follows: false,
-            old: Some((words(&note), "01".to_owned())),
-            new: Some((words(&note), "02".to_owned())),
+            old: Some((words(&note, SHOWN), "01".to_owned())),
+            new: Some((words(&note, SHOWN), "02".to_owned())),
             files: vec![],
         };
         assert_eq!(change.to_string(), "PCR 15 kernel: 01 -> 02");
         change.files = vec!["/vmlinuz-2".to_owned(), "/a\x1b".to_owned()];
         assert_eq!(change.to_string(), r"PCR 15 kernel: 01 -> 02, from /vmlinuz-2 and /a\u{1b}");
+    }
+
+    #[test]
+    fn nothing_hides_behind_the_end_of_a_long_command_line() {
+        let line = |text: String| {
+            let digest = text.len().to_le_bytes();
+            Note {
+                role: Role::CommandLine,
+                text,
+                ..Note::unknown(PcrIndex::KERNEL_CONFIG, &digest)
+            }
+        };
+        let [short, long] = ["ro", &"ro ".repeat(100)].map(|text| line(text.to_owned()));
+        let evil = line(format!("{}init=/bin/sh", long.text));
+        assert_eq!(words_against(&short, &line("rw".to_owned())), "command line rw");
+        assert_eq!(words_against(&long, &evil), "command line that gained init=/bin/sh");
+        assert!(words_against(&evil, &short).starts_with("command line that lost ro ro"));
+        assert!(words(&evil, COMMAND_LINE).ends_with(" init=/bin/sh"));
+        assert!(!words(&evil, SHOWN).contains("init"));
     }
 
     #[test]

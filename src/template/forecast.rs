@@ -165,8 +165,10 @@ impl<'a> Forecaster<'a> {
         for entry in entries {
             let (name, default) = (entry.id.clone(), entry.default);
             let is_named = default || named.iter().any(|name| entry.is_called(name));
-            let boot =
-                self.require_own_files(base, &entry).and_then(|()| base.forecast(None, entry));
+            let boot = base.forecast(None, entry).and_then(|boot| {
+                self.require_own_files(base, &boot.entry)?;
+                Ok(boot)
+            });
             let known = told.iter().filter(|other| other.default);
             let known = known.filter_map(|other| other.boot.as_ref().ok()?.as_ref());
             let boot = boot.map(|boot| {
@@ -243,15 +245,12 @@ impl<'a> Forecaster<'a> {
     fn require_own_files(&self, base: &BaseBoot, entry: &EntryPrediction) -> Result<(), Error> {
         let there = |account: &&Account| account.fate != Fate::Gone;
         if let Boot::Uki { .. } = self.template.boot {
+            // What lay beside it would leave a PCR without any event, which is refused already.
             let path = uki_path(&base.logs.firmware);
             let has = |account: &Account| account.source.is_some() && account.source == path;
-            // What lay beside the image is on no disk that we are shown.
-            let beside =
-                |account: &&Account| !there(account) && matches!(account.pcr.get(), 12 | 13);
-            return match entry.events.iter().find(beside) {
-                Some(gone) => Err(unforeseen(&gone.what, "it lies beside the image")),
-                None if entry.events.iter().filter(there).any(has) => Ok(()),
-                None => Err(unforeseen("the image", "the boot does not start it")),
+            return match entry.events.iter().filter(there).any(has) {
+                true => Ok(()),
+                false => Err(unforeseen("the image", "the boot does not start it")),
             };
         }
         let mut logged =
@@ -308,6 +307,12 @@ impl<'a> Forecaster<'a> {
 
 impl BaseBoot {
     fn forecast(&self, cmdline: Option<&str>, entry: EntryPrediction) -> Result<Forecast, Error> {
+        // Why a file cannot be read tells more than that it was not.
+        let mut open = entry.unpredictable.iter();
+        if let Some(open) = open.find(|open| self.plan.values.get(open.pcr).is_some()) {
+            let (pcr, event, why) = (Some(open.pcr), open.event.clone(), open.why.clone());
+            return Err(Error::Unforeseen(Unforeseen { pcr, event, why }));
+        }
         let boot = enroll::plan_entry(&self.plan, &self.logs, cmdline, &entry)?;
         let (Some(authorization), Some(approved)) =
             (boot.plan.authorization(), boot.plan.to_be_signed())

@@ -25,6 +25,8 @@ const MAX_BOOTS: usize = 1024;
 const MAX_CHANGES: usize = 8192;
 /// Most lines of other things.
 const MAX_LINES: usize = 4096;
+/// Characters of one side of a change: a whole command line.
+const WORDS: usize = 4096;
 /// Characters of a refusal.
 const MAX_REFUSAL: usize = 300;
 
@@ -213,7 +215,7 @@ impl BootText {
             kinds: shape.kinds.iter().map(|kind| (kind.memory, kind.cpus)).collect(),
             pcrs: pcrs.map(|(pcr, value)| (pcr.get().into(), value.to_string())).collect(),
             signed: shape.signed,
-            changes: shape.changes.iter().take(MAX_CHANGES).map(ChangeText::of).collect(),
+            changes: shape.changes.iter().map(ChangeText::of).collect(),
             events: events.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
         }
     }
@@ -259,7 +261,7 @@ impl ChangeText {
     fn of(change: &ChangedEvent) -> Self {
         let side = |side: &Option<(String, String)>| {
             let (words, digest) = side.as_ref()?;
-            Some((plain(words, WHY), plain(digest, WHY)))
+            Some((plain(words, WORDS), plain(digest, WORDS)))
         };
         Self {
             pcr: change.pcr.get().into(),
@@ -267,13 +269,13 @@ impl ChangeText {
             follows: change.follows,
             old: side(&change.old),
             new: side(&change.new),
-            files: change.files.iter().take(MAX_FILES).map(|file| plain(file, WHY)).collect(),
+            files: change.files.iter().map(|file| plain(file, WHY)).collect(),
         }
     }
 
     fn checked(self) -> Result<ChangedEvent, String> {
         let side = |side: Option<(String, String)>| {
-            let checked = |(words, digest)| Ok((shown(words, WHY)?, shown(digest, WHY)?));
+            let checked = |(words, digest)| Ok((shown(words, WORDS)?, shown(digest, WORDS)?));
             side.map(checked).transpose()
         };
         let kind = |name: String| {

@@ -58,6 +58,12 @@ impl<'a> WordDiff<'a> {
     }
 }
 
+/// What one command line gained and lost against another, at most `max` words of each: `gained a b
+/// and lost c`.
+pub fn changed_words(old: &str, new: &str, max: usize) -> String {
+    WordDiff::of(old, new).sentence(max)
+}
+
 /// Some words of a log, bounded and printable.
 fn shown(words: &[&str], max: usize) -> String {
     let mut text: Vec<String> =

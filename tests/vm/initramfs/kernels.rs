@@ -1,7 +1,7 @@
 //! Upgrades of the kernel by the packages and hooks of a whole Debian.
 
 use super::installed::{Installed, PROMPT};
-use super::kind::{INITRAMFS_GRUB, Kind, Shape};
+use super::kind::{DRACUT_SYSTEMD_BOOT, INITRAMFS_GRUB, Kind, Shape};
 use super::updates::enrolled_whole;
 use crate::console::Console;
 use crate::guest::Boot;
@@ -33,32 +33,62 @@ fn opened(installed: &Installed, kind: Kind) -> (Console<'_>, String) {
     (console, said)
 }
 
-/// Upgrades, and finds it approved by the configuration alone.
-fn upgrade(console: &mut Console<'_>) {
+/// Upgrades, and finds it approved by the configuration alone, for who vouches for it.
+#[track_caller]
+fn upgrade(console: &mut Console<'_>, vouchers: &[&str]) {
     console.run(UPGRADE);
     let said = console.exits(0);
     assert!(!said.contains("will ask for the passphrase"), "{said}");
     console.run("vmseal journal --json");
     let journal = console.exits(0);
-    for word in ["configuration", "vouched by package linux-image-", "built by this machine's hook"]
-    {
+    for word in vouchers.iter().chain(&["configuration"]) {
         assert!(journal.contains(word), "{word}: {journal}");
     }
 }
 
-/// Kernel, initramfs and menu by Debian's own hooks, and back to the old kernel until it is retired.
+/// Kernel, initramfs and menu by Debian's own hooks, until the old kernel is retired.
 #[test]
 fn a_whole_debian_upgrades_its_kernel_and_retires_the_old_one() {
     let kind = INITRAMFS_GRUB.shaped(Shape::Full);
     let installed = enrolled_whole(kind, &set_grub("console=ttyS0"));
 
     let (mut console, _) = opened(&installed, kind);
-    upgrade(&mut console);
+    upgrade(&mut console, &["vouched by package linux-image-", "built by this machine's hook"]);
     console.power_off();
 
     let (mut console, said) = opened(&installed, kind);
     assert!(!said.contains("withdrawn"), "{said}");
-    console.run(&format!("{NEW_RUNS} && {OLD_ONCE}"));
+    console.run(NEW_RUNS);
+    console.exits(0);
+    retired(console, &installed);
+}
+
+/// What the boot of the new kernel leaves to the old one.
+fn retired(mut console: Console<'_>, installed: &Installed) {
+    console.run("vmseal reseal --narrow --yes");
+    console.exits_saying(0, "no longer opens for ");
+    console.run(&format!("{OLD_ONCE} && vmseal status"));
+    console.exits_saying(0, "withdrawn still opens for whoever kept its signature");
+    console.power_off();
+
+    let mut console = installed.boot(&Boot::new());
+    let said = console.await_passphrase_prompt();
+    assert!(said.contains("no signature covers sha256 PCR 0+4+7+9 as they are now"), "{said}");
+    assert!(said.contains("Nobody approved this boot of kernel 6."), "{said}");
+    assert!(said.contains("or the approval was withdrawn"), "{said}");
+}
+
+/// The same, with the old kernel picked from the menu in between, and updates of the initramfs and of
+/// the menu.
+#[test]
+#[ignore = "slow: make vm-test-all"]
+fn a_whole_debian_goes_back_to_its_old_kernel_and_changes_its_menu() {
+    let kind = INITRAMFS_GRUB.shaped(Shape::Full);
+    let installed = enrolled_whole(kind, &set_grub("console=ttyS0"));
+
+    let (mut console, _) = opened(&installed, kind);
+    upgrade(&mut console, &["vouched by package linux-image-", "built by this machine's hook"]);
+    console.run(OLD_ONCE);
     console.exits(0);
     console.power_off();
 
@@ -83,18 +113,7 @@ fn a_whole_debian_upgrades_its_kernel_and_retires_the_old_one() {
     assert!(said.contains("withdrawn, since nothing starts it any more"), "{said}");
     console.run(&format!("{NEW_RUNS} && grep mitigations=auto /proc/cmdline"));
     console.exits(0);
-    console.run("vmseal reseal --narrow --yes");
-    console.exits_saying(0, "no longer opens for ");
-    console.run(&format!("{OLD_ONCE} && vmseal status"));
-    console.exits_saying(0, "withdrawn still opens for whoever kept its signature");
-    console.power_off();
-
-    let mut console = installed.boot(&Boot::new());
-    let said = console.await_passphrase_prompt();
-    assert!(said.contains("no signature covers sha256 PCR 0+4+7+9 as they are now"), "{said}");
-    assert!(said.contains("Nobody approved this boot of kernel 6."), "{said}");
-    assert!(said.contains("or the approval was withdrawn"), "{said}");
-    drop(console);
+    retired(console, &installed);
 
     // Whatever keeps the hook from resealing, the kernel's package does not fail.
     let (mut console, _) = opened(&installed, kind);
@@ -105,5 +124,65 @@ fn a_whole_debian_upgrades_its_kernel_and_retires_the_old_one() {
     console.exits_saying(0, "the boots that are new will ask for the passphrase");
     console.run("rm /etc/vmseal/reseal.conf; vmseal reseal --yes && vmseal journal --verify");
     console.exits_saying(0, "approved: ");
+    console.power_off();
+}
+
+/// The image that systemd-boot starts in the next boot only.
+const OLD_IMAGE_ONCE: &str =
+    "bootctl set-oneshot $(cd /boot/efi/EFI/Linux && ls *.efi | sort -V | head -n 1)";
+
+/// The same by kernel-install: dracut, ukify, systemd-boot.
+#[test]
+#[ignore = "slow: make vm-test-all"]
+fn a_whole_debian_upgrades_its_unified_kernel_image() {
+    let kind = DRACUT_SYSTEMD_BOOT.shaped(Shape::Full);
+    let installed = enrolled_whole(kind, "cat /proc/cmdline >/etc/kernel/cmdline");
+
+    let (mut console, _) = opened(&installed, kind);
+    upgrade(&mut console, &["built by this machine's hook"]);
+    console.power_off();
+
+    let (mut console, said) = opened(&installed, kind);
+    assert!(!said.contains("withdrawn"), "{said}");
+    console.run(&format!("{NEW_RUNS} && {OLD_IMAGE_ONCE}"));
+    console.exits(0);
+    console.power_off();
+
+    let (mut console, said) = opened(&installed, kind);
+    assert!(!said.contains("withdrawn"), "{said}");
+    console.run(OLD_RUNS);
+    console.exits(0);
+    // Another command line is another image, built here all the same: it is not approved unasked.
+    console.run(
+        "echo \"$(cat /proc/cmdline) debug\" >/etc/kernel/cmdline; release=$(ls /lib/modules | sort -V | tail -n 1); \
+         kernel-install add $release /boot/vmlinuz-$release; cat /run/motd.d/vmseal-next",
+    );
+    console.exits_saying(0, "may ask for the passphrase");
+    console.run("vmseal reseal --yes");
+    console.exits_saying(0, "approved: ");
+    console.power_off();
+
+    let (mut console, _) = opened(&installed, kind);
+    console.run(&format!("{NEW_RUNS} && grep debug /proc/cmdline && vmseal reseal --narrow --yes"));
+    console.exits_saying(0, "no longer opens for ");
+    console.run(OLD_IMAGE_ONCE);
+    console.exits(0);
+    console.power_off();
+
+    let mut console = installed.boot(&Boot::new());
+    let said = console.await_passphrase_prompt();
+    assert!(
+        said.contains("no signature covers sha256 PCR 0+4+7+11+12+13 as they are now"),
+        "{said}"
+    );
+    assert!(said.contains("or the approval was withdrawn"), "{said}");
+    drop(console);
+
+    let (mut console, _) = opened(&installed, kind);
+    console.run("dpkg -P linux-image-$(ls /lib/modules | sort -V | head -n 1)");
+    let said = console.exits(0);
+    assert!(!said.contains("will ask for the passphrase"), "{said}");
+    console.run("ls /boot/efi/EFI/Linux | wc -l; vmseal reseal --yes && vmseal journal --verify");
+    console.exits_saying(0, "approved already");
     console.power_off();
 }

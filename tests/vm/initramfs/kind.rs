@@ -17,6 +17,8 @@ pub const VOLUME_UUID: &str = "c0000000-0002-4000-8000-000000000002";
 pub const ROOT_UUID: &str = "c0000000-0001-4000-8000-000000000001";
 /// The second volume. Its name in crypttab is `data`.
 pub const DATA_UUID: &str = "c0000000-0003-4000-8000-000000000003";
+/// The identity of whole systems, as `tests/env/guest-tree` gives it.
+const MACHINE_ID: &str = "0123456789abcdef0123456789abcdef";
 /// In MiB: the initramfs of a distribution is unpacked into memory.
 const MEMORY: u32 = 1024;
 /// Nothing more than GRUB's own settings and a console.
@@ -30,7 +32,9 @@ pub enum Loader {
     Grub { parts: &'static str, tree: &'static str, secure: bool },
     /// The firmware starts a unified kernel image.
     Uki,
-    /// The same under Secure Boot, with Debian's test key as the only one in PK, KEK and db.
+    /// systemd-boot starts it, from where kernel-install puts it.
+    SystemdBoot,
+    /// The firmware starts it under Secure Boot, with Debian's test key as the only one in PK, KEK and db.
     SignedUki,
     /// QEMU's `-kernel`.
     Kernel,
@@ -113,6 +117,8 @@ pub const INITRAMFS_GRUB: Kind = Kind {
 pub const INITRAMFS_KERNEL: Kind = Kind { loader: Loader::Kernel, ..INITRAMFS_GRUB };
 /// Debian 13, dracut, a unified kernel image.
 pub const DRACUT_UKI: Kind = Kind { generator: "dracut", loader: Loader::Uki, ..INITRAMFS_GRUB };
+/// The same as kernel-install has it: systemd-boot starts the newest image.
+pub const DRACUT_SYSTEMD_BOOT: Kind = Kind { loader: Loader::SystemdBoot, ..DRACUT_UKI };
 /// Debian 13, initramfs-tools, a unified kernel image under Secure Boot.
 pub const INITRAMFS_SIGNED_UKI: Kind = Kind { loader: Loader::SignedUki, ..INITRAMFS_GRUB };
 /// Debian 13, dracut, GRUB 2.12.
@@ -176,6 +182,16 @@ impl Kind {
                 let setting = format!("GRUB_CMDLINE_LINUX=\"console=ttyS0{}\"", self.words());
                 script("update-grub", &[tree, text(&boot), &setting]);
             }
+            Loader::SystemdBoot => {
+                let command_line = &self.command_line();
+                let (kernel, initrd) = (&kernel, &initrd);
+                let parts = UkiParts { kernel, initrd, release, command_line };
+                let image = format!("esp/EFI/Linux/{MACHINE_ID}-{release}.efi");
+                join_uki(&parts, &machine.path(&image));
+                for loader in [UKI, "esp/EFI/systemd/systemd-bootx64.efi"] {
+                    machine.put(loader, &part("systemd-boot.efi"));
+                }
+            }
             Loader::Uki | Loader::SignedUki => {
                 let command_line = &self.command_line();
                 let (kernel, initrd) = (&kernel, &initrd);
@@ -198,7 +214,8 @@ impl Kind {
         machine
     }
 
-    fn command_line(&self) -> String {
+    /// What its kernel is told, where no loader makes it.
+    pub fn command_line(&self) -> String {
         COMMAND_LINE.to_owned() + &self.words()
     }
 

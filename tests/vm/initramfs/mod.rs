@@ -8,6 +8,7 @@
 
 mod attacks;
 mod changes;
+mod copies;
 mod crashes;
 mod host;
 mod installed;

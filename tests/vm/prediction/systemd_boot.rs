@@ -5,6 +5,14 @@ use crate::workshop::{Kernel, NEWER, OLDER, OTHER_INITRD, build_addon, build_uki
 
 static TYPE_1: Base = Base::of(|| type_1(NEWER, COMMAND_LINE, "newer.conf"));
 static UKIS: Base = Base::of(|| ukis(NEWER, "newer.efi"));
+static WITHOUT_CONFIG: Base = Base::of(without_config);
+
+fn without_config() -> Machine {
+    let machine = Machine::new();
+    machine.put("esp/EFI/BOOT/BOOTX64.EFI", &part("systemd-boot.efi"));
+    build_uki(NEWER, COMMAND_LINE, &machine.path("esp/EFI/Linux/debian-1.efi"));
+    machine
+}
 
 fn loader(default: &str) -> Machine {
     let machine = Machine::new();
@@ -75,4 +83,12 @@ fn an_addon_for_a_uki() {
     build_addon("loglevel=3", &next.path("esp/EFI/Linux/newer.efi.extra.d/quiet.addon.efi"));
     let measured = UKIS.foretells(&next, &[4, 9, 12]);
     assert_eq!(measured.command_line.trim_end(), OTHER_COMMAND_LINE);
+}
+
+/// Nothing in the log is systemd-boot's own word then.
+#[test]
+fn systemd_boot_without_its_configuration_starts_the_newest_uki() {
+    let next = without_config();
+    build_uki(OLDER, COMMAND_LINE, &next.path("esp/EFI/Linux/debian-2.efi"));
+    WITHOUT_CONFIG.foretells(&next, &[4, 9, 11]);
 }
