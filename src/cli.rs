@@ -5,6 +5,7 @@ use std::path::PathBuf;
 mod authority;
 mod enroll;
 mod predict;
+mod reference;
 mod reseal;
 mod template;
 
@@ -14,6 +15,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 pub use authority::{Authority, AuthorityCommand, Key, NewKey};
 pub use enroll::{Enroll, PolicyMode, Rebuild};
 pub use predict::Predict;
+pub use reference::{Accel, ReferenceBoot};
 pub use reseal::{Built, Confirm, Reseal};
 pub use template::{Add, Check, Template, TemplateCommand};
 
@@ -104,6 +106,8 @@ pub enum Command {
     Predict(Box<Predict>),
     /// Approve the boots to come, after showing what changes, and open for them too
     Reseal(Reseal),
+    /// On a host: boot a throw-away machine of a template, and keep what it measured
+    ReferenceBoot(ReferenceBoot),
     /// After a boot: compare it with what was approved, and withdraw what nothing starts any more
     Confirm(Confirm),
     /// On a host: make templates of machines, and look whether they are sound

@@ -13,6 +13,8 @@ use crate::exit::Exit;
 use crate::luks::{LuksError, PinMismatch, PinsError, Unpinnable};
 use crate::measurement::{EventLogError, PcrBank, PcrError, PcrIndex, UserspaceLogError};
 use crate::prediction::NotReproduced;
+#[cfg(feature = "cli")]
+use crate::reference::ReferenceError;
 use crate::reseal::StoreError;
 #[cfg(feature = "cli")]
 use crate::sandbox::SandboxError;
@@ -111,6 +113,9 @@ pub enum Error {
     /// A template of machines, or what belongs to it.
     #[cfg(feature = "cli")]
     Template(TemplateError),
+    /// A reference boot, or what is left of one.
+    #[cfg(feature = "cli")]
+    Reference(ReferenceError),
     /// Machines of a template will not open, or not however they may be started.
     NotCoveredVms {
         /// How many.
@@ -343,7 +348,7 @@ impl Error {
             | Self::NoSuchEntry { .. }
             | Self::NoAuthorityPublic => Exit::Usage,
             #[cfg(feature = "cli")]
-            Self::Authority(_) | Self::Template(_) => Exit::Refused,
+            Self::Authority(_) | Self::Reference(_) | Self::Template(_) => Exit::Refused,
             Self::Luks(_)
             | Self::Pins(_)
             | Self::Store(_)
@@ -411,4 +416,4 @@ macro_rules! from {
 from!(TpmError => Tpm, LuksError => Luks, PinsError => Pins, StoreError => Store, PinMismatch => NotPinned,
       Unpinnable => Unpinnable, PcrError => Pcrs);
 #[cfg(feature = "cli")]
-from!(AuthorityError => Authority, SandboxError => Sandbox, TemplateError => Template);
+from!(AuthorityError => Authority, ReferenceError => Reference, SandboxError => Sandbox, TemplateError => Template);

@@ -9,7 +9,8 @@
 //! predict: EventLog + Artifacts → Prediction → PcrValues
 //! boot:    Header → Pin check → Token → policy session → SealedSecret → KeyslotPassphrase
 //!                 → VolumeKey → open volume → latch → gate
-//! host:    Template + reference EventLog + Artifacts → Prediction → Forecasts → Plan → signatures
+//! host:    Template → reference boot → Extends + EventLog
+//!          Template + reference EventLog + Artifacts → Prediction → Forecasts → Plan → signatures
 //! ```
 //!
 //! # Rooms
@@ -28,6 +29,7 @@
 //! | [`luks`] | LUKS2 header, pin, keyslots: the only room that names libcryptsetup | |
 //! | [`enroll`] | plan an enrolment, apply it, take it back; attach data volumes | |
 //! | [`reseal`] | what was approved on this machine: the state, the journal and whether it is whole; what may be | |
+//! | `reference` | on a host: throw-away boots of a template's machines, and what these measured; not in `vmseal-boot` | but `boot`, `memory`, `relay`, `store` |
 //! | `template` | on a host: templates of machines, what these will measure, what was approved of it; not in `vmseal-boot` | but `store`, `survey` |
 //! | `vouch` | who vouches for a boot file: a package, or this machine's hook; not in `vmseal-boot` | |
 //! | [`boot`] | which volumes; pin, choose, unseal, open, latch; the seal point; what was seen | |
@@ -70,6 +72,8 @@ pub mod prediction;
 pub mod prompt;
 mod public_file;
 pub mod recovery;
+#[cfg(feature = "cli")]
+pub mod reference;
 pub mod reseal;
 #[cfg(feature = "cli")]
 pub mod sandbox;

@@ -32,7 +32,7 @@ fn options(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "enroll",
     "adopt",
     "unlock",
@@ -42,6 +42,7 @@ const COMMANDS: [&str; 13] = [
     "eventlog",
     "explain",
     "predict",
+    "reference-boot",
     "reseal",
     "confirm",
     "template",

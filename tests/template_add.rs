@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use testkit::{Ran, run};
 use vmseal::template::import::{Described, Draft, ImportError, libvirt, qemu, qubes};
-use vmseal::template::{Boot, DeliveryKind, Material, Template};
+use vmseal::template::{Boot, DeliveryKind, Material, Template, TpmInterface};
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
 const LINE: &str = "root=/dev/mapper/root ro systemd.machine_id=0123456789abcdef0123456789abcde";
@@ -70,8 +70,12 @@ fn boots(template: &Template) -> (&Path, &Path) {
 fn domains_that_boot_alike_become_one_template_with_the_words_they_differ_in() {
     let host = Host::new();
     let ran = host.add_domains(&["web1", "web2", "web3"], &[]).ok();
-    assert!(ran.stderr.contains("reference: the log of a boot"), "{ran:#?}");
+    assert!(ran.stderr.contains("vmseal reference-boot debian-13"), "{ran:#?}");
     let template = host.template();
+    let machine = &template.hardware;
+    assert_eq!(machine.kind, "pc-q35-10.0");
+    assert_eq!(machine.firmware.as_deref(), Some(Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd")));
+    assert_eq!((machine.tpm, machine.secure_boot), (TpmInterface::Crb, false));
     let (kernel, initrd) = boots(&template);
     assert_eq!(kernel, Path::new("/srv/debian-13/vmlinuz"));
     assert_eq!(initrd, Path::new("/srv/debian-13/initrd.img"));

@@ -4,6 +4,7 @@ use vmseal::Error;
 use vmseal::authority::AuthorityError;
 use vmseal::boot::Lacking;
 use vmseal::luks::{LuksError, PinsError};
+use vmseal::reference::ReferenceError;
 use vmseal::reseal::StoreError;
 use vmseal::template::import::ImportError;
 use vmseal::template::{TemplateError, Unread};
@@ -131,6 +132,7 @@ pub fn hint(error: &Error) -> Option<&'static str> {
             "give the public half of an RSA key in PEM: openssl pkey -in KEY -pubout"
         }
         Error::Authority(error) => authority_hint(error),
+        Error::Reference(error) => reference_hint(error),
         Error::Template(error) => template_hint(error),
         Error::NotCoveredVms { .. } => {
             "the other machines open. Correct the template, or give it a reference boot of such a machine; vmseal reseal --template NAME --dry-run names each"
@@ -279,6 +281,45 @@ fn import_hint(error: &ImportError) -> &'static str {
         | ImportError::TooLong { .. }
         | ImportError::Number { .. }
         | ImportError::Untellable { .. } => "write the template by hand: vmseal(8) tells its form",
+    }
+}
+
+fn reference_hint(error: &ReferenceError) -> &'static str {
+    match error {
+        ReferenceError::Template { .. } => {
+            "complete it: vmseal(8) tells the form of a template, and of its [machine]"
+        }
+        ReferenceError::Program { .. } => {
+            "install it (packages qemu-system-x86, swtpm, swtpm-tools), or name another in [machine]; vmseal reference-boot --dry-run prints the whole command line"
+        }
+        ReferenceError::Ended { seen } | ReferenceError::NotLatched { seen, .. }
+            if seen.extends == 0 =>
+        {
+            "look at how it is started: vmseal reference-boot --dry-run. The firmware must be an OVMF that measures, for this type of machine; or allow it more time with --limit SECONDS"
+        }
+        ReferenceError::Ended { .. } => {
+            "the initramfs must have vmseal's hook, which latches before it ends; look at it with the command line of: vmseal reference-boot --dry-run"
+        }
+        ReferenceError::NotLatched { .. } => {
+            "the initramfs must have vmseal's hook, which latches before anything runs from the disk; allow it more time with --limit SECONDS"
+        }
+        ReferenceError::Stream(_) | ReferenceError::Disagrees { .. } => {
+            "something in the template's files meddles with the TPM: find out which of them, and approve nothing of it"
+        }
+        ReferenceError::Mute => "look whether swtpm works, and keeps the template's bank",
+        ReferenceError::Unfit(_) => {
+            "the kernel must have a TPM driver and EFI; if something else measures before the latch, leave it out of the initramfs"
+        }
+        ReferenceError::Foretold { .. } => {
+            "look whether the template names the files that its machines boot; else its boots cannot be told in advance"
+        }
+        ReferenceError::Version { .. } => {
+            "name the QEMU of the machines in [machine], or correct qemu"
+        }
+        ReferenceError::None { .. } => "run: vmseal reference-boot NAME",
+        ReferenceError::Stale { .. } => "boot it anew: vmseal reference-boot NAME",
+        ReferenceError::Malformed { .. } => "move it away, then run: vmseal reference-boot NAME",
+        ReferenceError::Io { .. } => "run as root, where the file system has room; check the path",
     }
 }
 

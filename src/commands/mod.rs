@@ -22,6 +22,7 @@ mod next_boot;
 mod offline;
 mod predict;
 mod rebuild;
+mod reference_boot;
 mod reseal;
 mod revoke;
 mod seal_point;
@@ -57,6 +58,7 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Predict(args) => predict::run(&cli.global, args, talk),
         Command::Built(args) => built::run(&cli.global, args, talk),
         Command::Confirm(args) => confirm::run(&cli.global, args, talk),
+        Command::ReferenceBoot(args) => reference_boot::run(&cli.global, args, talk),
         Command::Reseal(args) => reseal::run(&cli.global, args, talk),
         Command::Template(args) => template::run(&cli.global, args, talk),
         Command::Forecast => forecast::run(),

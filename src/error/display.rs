@@ -40,6 +40,8 @@ impl fmt::Display for Error {
                 f.write_str("no key is named whose signatures the volume is to open for")
             }
             #[cfg(feature = "cli")]
+            Self::Reference(error) => error.fmt(f),
+            #[cfg(feature = "cli")]
             Self::Template(error) => error.fmt(f),
             Self::AuthorityKey { path, cause } => write!(f, "{}: {cause}", path.display()),
             Self::PinNeeded { cause } => write!(f, "a PIN is needed: {cause}"),

@@ -7,6 +7,8 @@
 //! [`luks`]: crate::luks
 #![allow(unsafe_code)]
 
+#[cfg(feature = "cli")]
+pub(crate) mod child;
 pub(crate) mod cryptsetup;
 pub(crate) mod device_mapper;
 mod environment;

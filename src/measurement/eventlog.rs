@@ -145,6 +145,33 @@ impl EventLog {
         Ok(log)
     }
 
+    /// The events at the start of bytes of which nobody knows where the log in them ends. One that
+    /// extends its PCR and has no digest is none: zeros would pass for such.
+    ///
+    /// # Errors
+    /// [`EventLogError`], where not even the first event is one.
+    pub fn parse_start(bytes: &[u8]) -> Result<Self, EventLogError> {
+        let bytes = bytes.get(..Self::MAX_LEN).unwrap_or(bytes);
+        let mut parser = Parser { reader: Reader::new(bytes), event: 0 };
+        let first = parser.sha1_event()?;
+        let format = match spec_id_algorithms(&first)? {
+            Some(algorithms) => LogFormat::CryptoAgile(algorithms),
+            None => LogFormat::Sha1Only,
+        };
+        let mut log = Self { format, events: vec![first], padding: Vec::new() };
+        while log.events.len() < Self::MAX_EVENTS {
+            parser.event = log.events.len();
+            let next = match &log.format {
+                LogFormat::CryptoAgile(algorithms) => parser.agile_event(algorithms),
+                LogFormat::Sha1Only => parser.sha1_event(),
+            };
+            let is_one = |event: &Event| !event.extends() || !event.digests.is_empty();
+            let Some(event) = next.ok().filter(is_one) else { break };
+            log.events.push(event);
+        }
+        Ok(log)
+    }
+
     /// A log of the given events, to be written: what predictions and tests make.
     /// A crypto-agile log needs its header as the first event.
     pub fn from_events(format: LogFormat, events: Vec<Event>) -> Self {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::digest::{Digest, PcrBank};
 use super::pcr::PcrIndex;
@@ -106,6 +107,16 @@ impl UserspaceLog {
         Ok(Self { events: records.enumerate().map(event).collect::<Result<_, _>>()? })
     }
 
+    /// A log of the given events, to be written.
+    pub fn from_events(events: Vec<UserspaceEvent>) -> Self {
+        Self { events }
+    }
+
+    /// The log as systemd writes it.
+    pub fn to_text(&self) -> String {
+        self.events.iter().map(|event| format!("\u{1e}{}\n", event.to_json())).collect()
+    }
+
     /// The log with only the events that `keep` wants.
     #[must_use]
     pub fn filtered(&self, keep: impl Fn(&UserspaceEvent) -> bool) -> Self {
@@ -135,6 +146,16 @@ impl UserspaceEvent {
         let (event_type, word) = (text(record.content.event_type), text(record.content.string));
         Ok(Self { pcr, digests, event_type, word })
     }
+
+    fn to_json(&self) -> Value {
+        let digests = self.digests.iter();
+        let digests = digests.map(|(bank, it)| json!({ "hashAlg": bank, "digest": it }));
+        let text = |text: &Option<LogText>| text.as_ref().map(|text| text.as_str().to_owned());
+        json!({
+            "pcr": self.pcr, "digests": digests.collect::<Vec<_>>(), "content_type": "systemd",
+            "content": { "string": text(&self.word), "eventType": text(&self.event_type) },
+        })
+    }
 }
 
 impl fmt::Display for UserspaceEvent {
@@ -162,6 +183,7 @@ mod tests {
         let event = &log.events()[2];
         assert_eq!(event.to_string(), "phase enter-initrd");
         assert_eq!(event.digests[&PcrBank::Sha256], PcrBank::Sha256.hash(b"enter-initrd"));
+        assert_eq!(UserspaceLog::parse(log.to_text().as_bytes()), Ok(log));
         assert_eq!(UserspaceLog::parse(b"").unwrap().events(), []);
     }
 

@@ -13,8 +13,10 @@ use crate::measurement::{Event, EventData, EventLog, EventType, PcrBank};
 pub struct Machine {
     /// Another firmware than that of the boot that ran.
     pub firmware: bool,
-    /// Another amount of memory, in MiB.
+    /// Its amount of memory, in MiB.
     pub memory: Option<u64>,
+    /// The same of the boot that ran, where that is known.
+    pub memory_of_base: Option<u64>,
     /// Another number of processors.
     pub processors: Option<u32>,
     /// Version of QEMU, as major and minor.
@@ -48,7 +50,9 @@ pub(super) fn open(log: &EventLog, machine: &Machine) -> Vec<Unpredictable> {
         add(1, "configuration tables", "another firmware");
         add(2, "drivers", "another firmware may start other drivers");
     }
-    let memory = machine.memory.filter(|memory| !is_memory_of_base(log, *memory));
+    let is_same =
+        |memory: &u64| machine.memory_of_base == Some(*memory) || is_memory_of_base(log, *memory);
+    let memory = machine.memory.filter(|memory| !is_same(memory));
     let what = match (memory, machine.processors) {
         (None, None) => return open,
         (Some(_), None) => "another amount of memory",

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::hardware::Hardware;
 use crate::measurement::PcrBank;
 
 /// A template of machines that boot alike.
@@ -23,7 +24,9 @@ pub struct Template {
     pub cpus: Vec<u32>,
     /// The version of QEMU, as major and minor, where a kernel is given by the host.
     pub qemu: Option<(u32, u32)>,
-    /// Boots that the host itself started; at least one.
+    /// What the machines are made of, for reference boots.
+    pub hardware: Hardware,
+    /// Boots that the host itself started; none: those that `vmseal reference-boot` recorded.
     pub references: Vec<Reference>,
     /// How words of the command line may begin that a machine has of its own.
     pub own_words: Vec<String>,

@@ -101,21 +101,22 @@ struct BaseBoot {
 }
 
 impl<'a> Forecaster<'a> {
-    /// Begins with the logs of the template's references, in their order.
+    /// Begins with the logs of the template's references, in their order. Without a key
+    /// nothing can be signed, and [`Forecaster::told`] tells all the same.
     ///
     /// # Errors
     /// [`Error::NotCovered`] and its like, where a reference does not measure all of the boot;
     /// [`Error::Artifact`] for variables that do not fit, and for a boot of another kind.
     pub fn new(
         template: &'a Template,
-        key: &AuthorityKey,
+        key: Option<&AuthorityKey>,
         logs: Vec<BootLogs>,
         sources: Sources<'a>,
     ) -> Result<Self, Error> {
         let bases = template.references.iter().zip(logs).map(|(reference, logs)| {
             let mut plan = plan(template, &logs)?;
             require_same_way(template, reference, &logs)?;
-            plan.authority = Some(key.clone());
+            plan.authority = key.cloned();
             let policy = sources.vars.map(|vars| {
                 let logged = PolicyVariables::from_log(&logs.firmware);
                 logged.map(|logged| vars.policy(&logged)).map_err(|error| Error::Artifact {
@@ -136,13 +137,7 @@ impl<'a> Forecaster<'a> {
     /// # Errors
     /// [`Error::Unforeseen`] with what cannot be told.
     pub fn of(&self, cmdline: &str, kind: MachineKind) -> Result<Forecast, Error> {
-        let base = self.nearest(kind)?;
-        let prediction = self.predict(base, Some(cmdline), kind)?;
-        let mut entries = prediction.entries.into_iter();
-        let (Some(entry), None) = (entries.next(), entries.next()) else {
-            return Err(unforeseen("the loader", "it tells no single boot"));
-        };
-        require_files(&entry)?;
+        let (base, entry) = self.foretell(cmdline, kind)?;
         // OVMF adds this to the command line of a kernel that it is given with an initrd.
         let whole = format!("{cmdline} initrd=initrd");
         base.forecast(Some(&whole), entry)
@@ -189,6 +184,35 @@ impl<'a> Forecaster<'a> {
         }
     }
 
+    /// The PCR values and events of the boot of [`Forecaster::of`], where nothing is to be signed.
+    ///
+    /// # Errors
+    /// As [`Forecaster::of`].
+    pub fn told(
+        &self,
+        cmdline: &str,
+        kind: MachineKind,
+    ) -> Result<(PcrValues, EntryPrediction), Error> {
+        let (base, entry) = self.foretell(cmdline, kind)?;
+        let boot = enroll::plan_entry(&base.plan, &base.logs, None, &entry)?;
+        Ok((boot.plan.values, entry))
+    }
+
+    fn foretell(
+        &self,
+        cmdline: &str,
+        kind: MachineKind,
+    ) -> Result<(&BaseBoot, EntryPrediction), Error> {
+        let base = self.nearest(kind)?;
+        let prediction = self.predict(base, Some(cmdline), kind)?;
+        let mut entries = prediction.entries.into_iter();
+        let (Some(entry), None) = (entries.next(), entries.next()) else {
+            return Err(unforeseen("the loader", "it tells no single boot"));
+        };
+        require_files(&entry)?;
+        Ok((base, entry))
+    }
+
     fn predict(
         &self,
         base: &BaseBoot,
@@ -198,6 +222,7 @@ impl<'a> Forecaster<'a> {
         let is_its = base.reference.cpus.is_some() && base.reference.cpus == kind.cpus;
         let machine = Machine {
             memory: kind.memory,
+            memory_of_base: base.reference.memory,
             processors: kind.cpus.filter(|_| !is_its),
             qemu: self.template.qemu,
             policy: base.policy.clone(),

@@ -16,6 +16,7 @@ mod delivery;
 mod error;
 mod forecast;
 mod forecasts;
+mod hardware;
 pub mod import;
 mod plan;
 mod store;
@@ -28,6 +29,7 @@ pub use definition::{Boot, Delivery, DeliveryKind, Disk, Material, Reference, Te
 pub use error::{TemplateError, Unread};
 pub use forecast::{EntryForecast, Forecast, Forecaster, MachineKind, Sources};
 pub use forecasts::{Forecasts, Shape, VmForecast};
+pub use hardware::{Hardware, TpmInterface};
 pub use plan::{Outlook, Plan, VmPlan};
 pub use store::{Delivered, Templates, require_unexposed};
 pub use survey::faults;

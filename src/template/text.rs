@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::definition::{Boot, Delivery, DeliveryKind, Disk, Material, Reference, Template, Vm};
+use super::hardware::Hardware;
 use crate::authority::is_template_name;
 use crate::measurement::PcrBank;
 
@@ -36,6 +37,8 @@ struct Text {
     cpus: Vec<u32>,
     qemu: Option<String>,
     own_words: Option<Vec<String>>,
+    #[serde(default)]
+    machine: Hardware,
     #[serde(default)]
     reference: Vec<ReferenceText>,
     #[serde(default)]
@@ -116,9 +119,7 @@ impl Template {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.references.is_empty() {
-            return Err("it has no [[reference]], the log of a boot to start from".to_owned());
-        }
+        self.hardware.check()?;
         let entries = match &self.boot {
             Boot::Disk { entries, .. } => entries.as_slice(),
             Boot::Kernel { .. } | Boot::Uki { .. } => &[],
@@ -197,6 +198,7 @@ impl Text {
             memory: self.memory,
             cpus: self.cpus,
             qemu: self.qemu.as_deref().map(version).transpose()?,
+            hardware: self.machine,
             references: self.reference.into_iter().map(Into::into).collect(),
             own_words: self.own_words.unwrap_or_else(Template::default_own_words),
             vms: self.vm.into_iter().map(Into::into).collect(),

@@ -36,6 +36,8 @@ pub struct Hardware {
     pub guarded: bool,
     /// In MiB.
     pub memory: u32,
+    /// How many processors.
+    pub cpus: u32,
     /// How it sees its TPM.
     pub tpm: TpmInterface,
     /// What it boots.
@@ -47,7 +49,7 @@ impl Hardware {
     pub fn approved(disk: &str) -> Self {
         let start = Start::ReadOnlyDisk(rig::parts().join(format!("{disk}.esp")));
         let (code, tpm) = (rig::parts().join("code.fd"), TpmInterface::Crb);
-        Self { code, guarded: false, memory: 512, tpm, start }
+        Self { code, guarded: false, memory: 512, cpus: 1, tpm, start }
     }
 
     /// QEMU with these parts, these firmware variables, and no other disk yet. Its standard input
@@ -61,7 +63,7 @@ impl Hardware {
         if self.guarded {
             qemu.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
         }
-        qemu.arg("-m").arg(self.memory.to_string());
+        qemu.arg("-m").arg(self.memory.to_string()).arg("-smp").arg(self.cpus.to_string());
         for nothing in ["-display", "-vga", "-nic", "-monitor"] {
             qemu.args([nothing, "none"]);
         }

@@ -151,7 +151,7 @@ impl Machine {
             },
         };
         let (guarded, memory, tpm) = (self.guarded, self.memory, self.tpm);
-        Hardware { code: self.code(), guarded, memory, tpm, start }
+        Hardware { code: self.code(), guarded, memory, cpus: 1, tpm, start }
     }
 
     fn put_variables(self, name: &str) -> Self {

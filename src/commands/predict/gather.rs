@@ -96,6 +96,7 @@ pub fn gather(global: &Global, args: &Predict) -> Result<Gathered, Error> {
         machine: Machine {
             firmware: args.firmware.is_some(),
             memory: args.mem,
+            memory_of_base: None,
             processors: args.smp,
             qemu: args.qemu.as_deref().map(qemu_version).transpose()?,
             policy: None,

@@ -111,3 +111,19 @@ fn events_are_counted() {
     let more = event.repeat(EventLog::MAX_EVENTS + 1);
     assert_eq!(EventLog::parse(&more), Err(EventLogError::TooManyEvents));
 }
+
+#[test]
+fn the_start_of_a_log_is_read_whatever_follows_it() {
+    let log = EventLog::parse(&agile()).unwrap();
+    for rest in [&[][..], &[0; 4096], &[0xff; 4096], &[0x55; 7], &[3; 4096], b"Spec ID Event03"] {
+        let bytes = [&agile()[..], rest].concat();
+        assert_eq!(EventLog::parse_start(&bytes), Ok(log.clone()), "{rest:x?}");
+    }
+    let twice = [agile(), agile().split_off(agile().len() - 59)].concat();
+    assert_eq!(EventLog::parse_start(&twice).unwrap().events().len(), 3);
+    for len in 0..agile().len() {
+        let events = EventLog::parse_start(&agile()[..len]).map(|log| log.events().len());
+        // The header alone, or not even that.
+        assert!(matches!(events, Ok(1) | Err(_)), "{len}: {events:?}");
+    }
+}

@@ -55,9 +55,6 @@ impl Draft {
         if let Some(cpus) = cpus {
             line(format!("cpus = [{cpus}]"));
         }
-        for word in machine_words(first) {
-            line(format!("# {word}"));
-        }
         let strangers = strangers(machines, &own);
         if !strangers.is_empty() {
             let starts = Template::default_own_words().into_iter().chain(strangers.iter().cloned());
@@ -72,18 +69,18 @@ impl Draft {
                 strangers.join(" ")
             ));
         }
-        line("\n[[reference]]".to_owned());
-        line(
-            "# fill in: the event log of a boot of such a machine, that this host itself started"
-                .to_owned(),
-        );
-        line(format!("log = {}", quoted(&format!("{REFERENCES}/{name}.log"))?));
-        for (key, value) in [("memory", first.memory), ("cpus", first.cpus.map(u64::from))] {
-            if let Some(value) = value {
-                line(format!("{key} = {value}"));
-            }
+        if first.firmware.is_some() {
+            line(
+                "# fill in: vars = \"/usr/share/OVMF/OVMF_VARS_4M.fd\", as a new machine gets it"
+                    .to_owned(),
+            );
+            open.push("vars: the firmware's variables, as a new machine gets them".to_owned());
         }
-        open.push("reference: the log of a boot that this host itself started".to_owned());
+        machine(name, first)?.into_iter().for_each(&mut line);
+        open.push(match first.firmware {
+            Some(_) => format!("reference: then run vmseal reference-boot {name}"),
+            None => "reference: the log of a boot that this host itself started".to_owned(),
+        });
         for (machine, own) in machines.iter().zip(&own) {
             let Some(name) = &machine.name else { continue };
             line(format!("\n[[vm]]\nname = {}", quoted(name)?));
@@ -137,16 +134,38 @@ fn same<T: Copy + PartialEq>(
     machines.iter().all(|machine| of(machine) == Some(first)).then_some(first)
 }
 
-/// What a reference boot must be started with, for whoever starts it.
-fn machine_words(machine: &Described) -> Vec<String> {
-    let told = [
-        ("machine", machine.machine_type.as_ref()),
-        ("firmware", machine.firmware.as_ref()),
-        ("TPM", machine.tpm.as_ref()),
-    ];
-    let told = told.into_iter().filter_map(|(what, value)| Some((what, value?)));
-    let told = told.map(|(what, value)| format!("{what}: {}", comment(value)));
-    told.chain(machine.secure_boot.then(|| "Secure Boot: on".to_owned())).collect()
+/// What a reference boot is started with, or where its log is looked for where that is not known.
+fn machine(name: &str, machine: &Described) -> Result<Vec<String>, ImportError> {
+    let mut lines = vec![];
+    match &machine.firmware {
+        Some(firmware) => {
+            lines.push("\n[machine]".to_owned());
+            if let Some(kind) = &machine.machine_type {
+                lines.push(format!("type = {}", quoted(kind)?));
+            }
+            lines.push(format!("firmware = {}", quoted(firmware)?));
+            if machine.secure_boot {
+                lines.push("secure_boot = true".to_owned());
+            }
+            if let Some(tpm) = &machine.tpm {
+                lines.push(format!("tpm = {}", quoted(tpm)?));
+            }
+        }
+        None => {
+            let log = format!("{REFERENCES}/{name}.log");
+            lines.push("\n[[reference]]".to_owned());
+            lines.push(
+                "# fill in: the event log of a boot of such a machine, that this host itself started"
+                    .to_owned(),
+            );
+            lines.push(format!("log = {}", quoted(&log)?));
+            for (key, value) in [("memory", machine.memory), ("cpus", machine.cpus.map(u64::from))]
+            {
+                lines.extend(value.map(|value| format!("{key} = {value}")));
+            }
+        }
+    }
+    Ok(lines)
 }
 
 /// How the words begin that machines have of their own, and may not unless the template says so.

@@ -81,11 +81,8 @@ fn what_is_wrong_is_told_with_its_line() {
         ("cpus = [1, 2]", "cpu = [1, 2]", "line 7: unknown field `cpu`"),
         ("kernel = \"/srv/vmlinuz\"", "", "needs a kernel"),
         ("\"/srv/vmlinuz\"", "\"vmlinuz\"", "vmlinuz does not begin with a slash"),
-        (
-            "[[reference]]\nlog = \"/srv/reference.log\"\nmemory = 1024\ncpus = 1",
-            "",
-            "no [[reference]]",
-        ),
+        ("[[vm]]", "[machine]\ntype = \"q35,usb=on\"\n[[vm]]", "no name of a machine"),
+        ("[[vm]]", "[machine]\nnic = \"user\"\n[[vm]]", "unknown field `nic`"),
         ("\"web2\"", "\"WEB1\"", "two machines of the name WEB1"),
         ("\"web2\"", "\"../web2\"", "no name of a machine"),
         ("ro\"", "ro\\u001b\"", "not printable"),

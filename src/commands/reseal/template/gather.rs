@@ -38,7 +38,7 @@ pub fn forecasts(
     let base = base.as_ref().map(|base| Layers(base.iter().map(AsRef::as_ref).collect()));
     let base = base.as_ref().map(|base| base as &dyn Files);
     let sources = Sources { next: &next, base, vars: vars.as_ref(), memory };
-    let forecaster = Forecaster::new(template, key, logs, sources)?;
+    let forecaster = Forecaster::new(template, Some(key), logs, sources)?;
     Ok(Forecasts::of(template, &forecaster, approved))
 }
 
@@ -84,7 +84,10 @@ fn started(image: &Path, logs: &[BootLogs]) -> Result<Named, Error> {
 }
 
 /// The boot files that the host gives, by the names that the firmware has for them.
-fn given(kernel: &Material, initrd: &Material) -> Result<Named, Error> {
+///
+/// # Errors
+/// [`Error::Artifact`], [`Error::Template`].
+pub fn given(kernel: &Material, initrd: &Material) -> Result<Named, Error> {
     let mut named = Named::default();
     for (place, material) in [("kernel", kernel), ("initrd", initrd)] {
         let file = match material {

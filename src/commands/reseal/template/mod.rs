@@ -16,6 +16,7 @@ use vmseal::Error;
 use vmseal::artifact::hashing::Memory;
 use vmseal::files::Noted;
 use vmseal::policy::SigningKey;
+use vmseal::reference::References;
 use vmseal::reseal::{Kind, Store};
 use vmseal::template::wire::Question;
 use vmseal::template::{
@@ -28,8 +29,9 @@ use crate::commands::keeper::note_template;
 use crate::commands::terminal::{self, Talk};
 use crate::commands::{Done, authority};
 use account::{body, lines, to_json};
-pub use gather::{forecasts, paths};
+pub use gather::{forecasts, given, paths};
 use handover::Handover;
+pub use reader::ask;
 use signing::{in_parallel, outdated};
 
 /// One template, before it is known what its machines will measure.
@@ -178,8 +180,13 @@ fn tell(works: &[Work], approval: Option<Approval>, talk: Talk) {
 
 impl Draft {
     fn of(global: &Global, templates: &Templates, name: &str, talk: Talk) -> Result<Self, Error> {
-        let text = templates.text(name)?;
-        let template = templates.parse(name, &text)?;
+        let mut text = templates.text(name)?;
+        let mut template = templates.parse(name, &text)?;
+        if template.references.is_empty() {
+            let references = References::of(&global.root, name)?;
+            references.lend(&mut template)?;
+            text += &references.to_toml();
+        }
         let store = authority::store_of_template(global, name, template.authority.as_deref())?;
         let key = store.of(name)?;
         let mut account = templates.account(name)?;
