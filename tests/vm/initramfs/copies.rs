@@ -9,7 +9,7 @@ use testkit::image::PASSPHRASE;
 use testkit::{Ran, run, tool};
 
 use super::installed::{Installed, LOGIN, PROMPT};
-use super::kind::{DRACUT_UKI, INITRAMFS_GRUB, INITRAMFS_SHIM_12, Kind, Loader, VOLUME_UUID};
+use super::kind::{DRACUT_UKI, INITRAMFS_GRUB, Kind, Loader, VOLUME_UUID};
 use crate::guest::Boot;
 use crate::machine::UKI;
 use crate::workshop::{UkiParts, join_uki, text};
@@ -27,12 +27,6 @@ fn a_copy_of_a_disk_opens_its_root_once_the_host_approved_its_update() {
 #[ignore = "slow: make vm-test-all"]
 fn three_copies_open_their_roots_after_one_reseal() {
     open_after_one_reseal(INITRAMFS_GRUB, 3);
-}
-
-#[test]
-#[ignore = "slow: make vm-test-all"]
-fn copies_of_a_disk_with_shim_and_grub_open_too() {
-    open_after_one_reseal(INITRAMFS_SHIM_12, 1);
 }
 
 #[test]
