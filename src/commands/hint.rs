@@ -264,7 +264,7 @@ fn import_hint(error: &ImportError) -> &'static str {
             "give the command line of the machine while it runs: /proc/PID/cmdline"
         }
         ImportError::OwnDisk => {
-            "such a machine approves its own boots: vmseal enroll in it, then vmseal reseal"
+            "where such machines are copies of one disk, write a template with boot = \"disk\": vmseal(8); else each approves its own boots: vmseal enroll in it, then vmseal reseal"
         }
         ImportError::Bios => {
             "start it with OVMF: only UEFI measures the kernel, the initrd and the command line"

@@ -8,6 +8,7 @@
 
 mod attacks;
 mod changes;
+mod clones;
 mod copies;
 mod crashes;
 mod host;
