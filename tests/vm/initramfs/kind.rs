@@ -183,7 +183,9 @@ impl Kind {
                 script("update-grub", &[tree, text(&boot), &setting]);
             }
             Loader::SystemdBoot => {
-                let command_line = &self.command_line();
+                // As kernel-install has it.
+                let command_line =
+                    &format!("{} systemd.machine_id={MACHINE_ID}", self.command_line());
                 let (kernel, initrd) = (&kernel, &initrd);
                 let parts = UkiParts { kernel, initrd, release, command_line };
                 let image = format!("esp/EFI/Linux/{MACHINE_ID}-{release}.efi");
