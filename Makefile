@@ -45,7 +45,7 @@ check: deps-build deps-check ## formatting, clippy, licences of dependencies, sh
 	$(CARGO) deny --locked check bans licenses sources
 	shellcheck $(SCRIPTS)
 
-bench: build deps-bench trixie ## unlock beside systemd and clevis on one TPM; digests and predict beside sha256sum
+bench: build deps-bench trixie ## unlock beside systemd and clevis on one TPM; digests and predict beside sha256sum; a host beside cryptenroll
 	$(CARGO) bench --locked --package vmseal
 
 # Builds only what is not built: "sudo make install" need not have cargo.
