@@ -48,8 +48,15 @@ fn own_key(installed: &Installed) -> String {
     let volume = installed.guest.volume();
     let [key_file, pins] = ["key-file", "own-pins.json"].map(|name| installed.guest.file(name));
     fs::write(&key_file, PASSPHRASE).unwrap();
-    let mut arguments = vec!["reencrypt", "--batch-mode", "--resilience", "none"];
-    arguments.extend(["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]);
+    let mut arguments = vec!["reencrypt", "--batch-mode", "--force-offline-reencrypt"];
+    arguments.extend([
+        "--resilience",
+        "none",
+        "--pbkdf",
+        "pbkdf2",
+        "--pbkdf-force-iterations",
+        "1000",
+    ]);
     arguments.extend(["--key-file", text(&key_file), text(&volume)]);
     tool("cryptsetup", &arguments);
     let mut pin = Command::new(rig::release().join("pin-volume"));
