@@ -186,6 +186,7 @@ fn what_cannot_be_booted_is_refused_with_what_to_do() {
     }
     host.vmseal(&["reference-boot", "other"]).refused(3).says("no template");
     host.vmseal(&["reference-boot"]).code(2);
+    host.vmseal(&["reference-boot", "--dry-run"]).code(2);
 }
 
 #[test]

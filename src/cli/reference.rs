@@ -4,10 +4,9 @@ use clap::{Args, ValueEnum};
 
 /// `vmseal reference-boot`
 #[derive(Debug, Args)]
-#[group(id = "which", required = true, multiple = true, args = ["template", "all"])]
 pub struct ReferenceBoot {
     /// Templates
-    #[arg(value_name = "NAME", conflicts_with = "all")]
+    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
     pub template: Vec<String>,
     /// Every template that names no reference of its own
     #[arg(long)]
