@@ -14,7 +14,7 @@ pub use digest::PolicyDigest;
 pub use pcrlock::{Pcrlock, PcrlockError, Step, StoredPolicy};
 pub use signature::{SignatureError, Signatures};
 #[cfg(feature = "cli")]
-pub use signing::{SigningError, SigningKey, is_signed_by, verified};
+pub use signing::{SigningError, SigningKey, VerifyingKeys, is_signed_by, verified};
 
 use std::collections::BTreeSet;
 

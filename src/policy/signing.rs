@@ -19,6 +19,7 @@ const BITS: u32 = 2048;
 pub struct SigningKey {
     private: PKey<Private>,
     public: AuthorityKey,
+    verifying: VerifyingKeys,
 }
 
 /// A private key that cannot be made, read or used.
@@ -79,7 +80,8 @@ impl SigningKey {
         let pem = private.public_key_to_pem().map_err(during("tell the public half"))?;
         let public =
             AuthorityKey::from_pem(&pem).map_err(|_: AuthorityKeyError| SigningError::NotRsa)?;
-        Ok(Self { private, public })
+        let verifying = VerifyingKeys::of(&[&public]);
+        Ok(Self { private, public, verifying })
     }
 
     /// The key as a `PRIVATE KEY` in PEM.
@@ -94,6 +96,11 @@ impl SigningKey {
     /// The public half.
     pub fn public(&self) -> &AuthorityKey {
         &self.public
+    }
+
+    /// The public half, ready to verify.
+    pub fn verifying(&self) -> &VerifyingKeys {
+        &self.verifying
     }
 
     /// Signs what a session must reach for `authorization`'s PCRs: its bank, PCRs and policyRef are
@@ -111,7 +118,7 @@ impl SigningKey {
         let own = Authorization { key: self.public.clone(), ..authorization.clone() };
         let mut signatures = Signatures::default();
         signatures.insert(&own, approved, bytes);
-        match verified(&signatures, &[&self.public]) == signatures {
+        match self.verifying.verified(&signatures) == signatures {
             true => Ok(signatures),
             false => Err(SigningError::Faulty),
         }
@@ -152,22 +159,36 @@ fn verifies(public: &PKey<Public>, message: &[u8], signature: &[u8]) -> bool {
         .unwrap_or(false)
 }
 
+/// Keys that are ready to verify: to read one takes the library longer than to use it.
+pub struct VerifyingKeys(Vec<(String, PKey<Public>)>);
+
+impl VerifyingKeys {
+    /// The keys; one that the library does not read verifies nothing.
+    #[must_use]
+    pub fn of(keys: &[&AuthorityKey]) -> Self {
+        let read = |key: &&AuthorityKey| {
+            let public = PKey::public_key_from_pem(key.pem().as_bytes()).ok()?;
+            Some((key.fingerprint().to_string(), public))
+        };
+        Self(keys.iter().filter_map(read).collect())
+    }
+
+    /// Those of `signatures` that one of the keys made, and that verify.
+    #[must_use]
+    pub fn verified(&self, signatures: &Signatures) -> Signatures {
+        let mut kept = signatures.clone();
+        kept.retain(|key, message, signature| {
+            let mut of_key = self.0.iter().filter(|(fingerprint, _)| fingerprint == key);
+            of_key.any(|(_, public)| verifies(public, message, signature))
+        });
+        kept
+    }
+}
+
 /// Those of `signatures` that one of `keys` made, and that verify.
 #[must_use]
 pub fn verified(signatures: &Signatures, keys: &[&AuthorityKey]) -> Signatures {
-    let verifiers: Vec<_> = keys
-        .iter()
-        .filter_map(|key| {
-            let public = PKey::public_key_from_pem(key.pem().as_bytes()).ok()?;
-            Some((key.fingerprint().to_string(), public))
-        })
-        .collect();
-    let mut kept = signatures.clone();
-    kept.retain(|key, message, signature| {
-        let mut of_key = verifiers.iter().filter(|(fingerprint, _)| fingerprint == key);
-        of_key.any(|(_, public)| verifies(public, message, signature))
-    });
-    kept
+    VerifyingKeys::of(keys).verified(signatures)
 }
 
 fn during(during: &'static str) -> impl Fn(ErrorStack) -> SigningError {

@@ -9,7 +9,7 @@ use std::thread;
 
 use vmseal::Error;
 use vmseal::authority::AuthorityError;
-use vmseal::policy::{PolicyDigest, Signatures, SigningKey, verified};
+use vmseal::policy::{PolicyDigest, Signatures, SigningKey};
 use vmseal::template::{Account, Delivered, Plan, Template, TemplateError, VmPlan};
 
 /// The file of a machine.
@@ -131,7 +131,7 @@ pub fn delivered(
 ) -> Result<Vec<Delivery>, Error> {
     in_parallel(&plan.vms, |vm| {
         let Some(text) = read(&path_of(template, &vm.name)) else { return Ok(Delivery::Nothing) };
-        let signatures = verified(&template.delivery.kind.unwrap(&text), &[key.public()]);
+        let signatures = key.verifying().verified(&template.delivery.kind.unwrap(&text));
         let is_signed = |approved: &PolicyDigest, index: usize| {
             let of = plan.authorizations.get(index);
             of.is_some_and(|of| !signatures.matching(of, approved).is_empty())
@@ -159,7 +159,7 @@ fn kept(mut signatures: Signatures, vm: &str, account: &Account, key: &SigningKe
     });
     match signatures.is_empty() {
         true => signatures,
-        false => verified(&signatures, &[key.public()]),
+        false => key.verifying().verified(&signatures),
     }
 }
 
