@@ -4,6 +4,7 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use memchr::memmem::find_iter;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
@@ -69,7 +70,7 @@ impl GuestMemory {
                     break;
                 }
                 let bytes = buffer.get(..len).unwrap_or_default();
-                found.extend(positions(bytes).map(|offset| at + offset as u64));
+                found.extend(find_iter(bytes, SIGNATURE).map(|offset| at + offset as u64));
                 // One that lies across the end is found next time.
                 at += (len - SIGNATURE.len() + 1) as u64;
             }
@@ -101,30 +102,6 @@ impl GuestMemory {
         }
         Ok(filled)
     }
-}
-
-/// Where the signature stands in some bytes, by the rule of Boyer, Moore and Horspool: most bytes are
-/// never looked at.
-fn positions(bytes: &[u8]) -> impl Iterator<Item = usize> + '_ {
-    let last = SIGNATURE.len() - 1;
-    let mut steps = [SIGNATURE.len(); 256];
-    for (at, byte) in SIGNATURE.iter().enumerate().take(last) {
-        if let Some(step) = steps.get_mut(usize::from(*byte)) {
-            *step = last - at;
-        }
-    }
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        while let Some(window) = bytes.get(at..at + SIGNATURE.len()) {
-            let here = at;
-            let end = window.last().copied().unwrap_or_default();
-            at += steps.get(usize::from(end)).copied().unwrap_or(1);
-            if window == SIGNATURE {
-                return Some(here);
-            }
-        }
-        None
-    })
 }
 
 #[cfg(test)]
