@@ -27,8 +27,8 @@ test: demo deps-vm trees ## the demo, then every test, mini guests included
 vm-test: build deps-vm guest-trees ## whole measured boots of mini guests only
 	$(CARGO) test --locked --package vmseal --test vm
 
-vm-test-all: build deps-vm trees ## every whole boot, the slow ones too; writes docs/boots.md
-	tests/vm/all
+vm-test-all: build deps-vm trees ## every whole boot, or those of BOOTS="words"; writes docs/boots.md
+	tests/vm/all $(BOOTS)
 
 vm-demo: build deps-vm guest-trees ## watch a machine: enrolled, opened by itself, refused after a change
 	VMSEAL_SHOW_CONSOLE=1 $(CARGO) test --locked --package vmseal --test vm a_whole_story -- --ignored
