@@ -36,6 +36,7 @@ pub use direct::{GIVEN_LINE, INITRD, KERNEL, pcr_9_with};
 pub use evidence::Evidence;
 pub use firmware::Machine;
 pub use known::KnownFiles;
+pub(crate) use layers::InMemory;
 pub use layers::{DigestTable, Filled, Layers, NoFiles};
 pub use spelled::Spelled;
 pub use systemd_boot::LoaderVariables;

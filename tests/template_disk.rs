@@ -14,7 +14,7 @@ use std::process::Command;
 use disk::*;
 use guest::fixture;
 use host::{Host, VMS, machine, opens};
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::{Disk, run};
 
 /// A template `debian` whose machines start from copies of a disk.
@@ -109,6 +109,15 @@ fn copies_of_a_disk_with_grub_open_after_their_host_s_approval() {
 #[test]
 fn copies_of_a_disk_with_grub_that_measures_nothing_open_after_their_host_s_approval() {
     an_update_opens_once_it_is_approved(PLAIN_GRUB, PLAIN_GRUB_KERNEL, &["vmlinuz", "initrd"]);
+}
+
+/// Its log does not tell the command line, but the menu does.
+#[test]
+fn another_kernel_of_a_grub_that_measures_nothing_is_approved_with_the_first() {
+    let template = Template::of(PLAIN_GRUB, b"an initrd");
+    let ran = template.host.reseal(&["--template", "debian", "--yes", "--json"]).ok().json();
+    let boots = ran["templates"][0]["boots"].as_array().unwrap();
+    assert!(boots[1]["entry"].as_str().unwrap().contains("6.1.0-56"), "{boots:?}");
 }
 
 /// An entry with other words, as for repairs.
@@ -306,4 +315,76 @@ fn without_a_confined_reader_nothing_is_signed() {
         assert!(!template.file("a").exists(), "{call}");
     }
     host.reseal(&["--template", "debian", "--yes"]).ok();
+}
+
+const OWN_VMS: &str = "
+[[vm]]
+name = \"a\"
+cmdline = \"systemd.hostname=a vmseal.pin=aa\"
+[[vm]]
+name = \"b\"
+cmdline = \"vmseal.pin=bb\"
+[[vm]]
+name = \"c\"
+cmdline = \"init=/bin/sh\"
+[[vm]]
+name = \"d\"
+";
+
+#[test]
+fn own_words_in_grub_s_environment_block_are_approved_for_their_machine_alone() {
+    own_words_are_approved_for_their_machine_alone(GRUB);
+}
+
+#[test]
+fn own_words_of_a_grub_that_measures_nothing_are_approved_too() {
+    own_words_are_approved_for_their_machine_alone(PLAIN_GRUB);
+}
+
+/// Machines whose volumes have keys of their own need words of their own, which GRUB reads from their
+/// disks.
+#[track_caller]
+fn own_words_are_approved_for_their_machine_alone(case: &str) {
+    let template = Template::of(case, b"an initrd");
+    let host = &template.host;
+    template.write("grubenv = \"own\"", OWN_VMS);
+    let unchanged = host.reseal(&["--template", "debian", "--yes"]).code(20);
+    unchanged.says("not covered: a, b: ").says("no word of the machine's own comes into it");
+    assert!(template.file("d").exists() && !template.file("a").exists());
+
+    let mut disk = disk(case, b"an initrd");
+    let menu = disk.boot.get_mut("grub/grub.cfg").unwrap();
+    let text = String::from_utf8(menu.clone()).unwrap();
+    *menu =
+        text.replace(" ro ", " ro $own ").replace("load_env\n", "load_env\nexport own\n").into();
+    disk.write(&template.image);
+    let ran = host.reseal(&["--template", "debian", "--yes"]).code(20);
+    let ran =
+        ran.says("not covered: c: init=/bin/sh is no word that a machine may have of its own");
+    let ran = ran.says("with its own words a measures of gnulinux-simple");
+    let ran = ran.says("new machine a with systemd.hostname=a vmseal.pin=aa of its own");
+    assert!(!ran.stderr.contains("with its own words d"), "{ran:#?}");
+    assert!(!template.file("c").exists());
+    let signed = |name: &str| -> Vec<String> {
+        let file: Value = serde_json::from_slice(&fs::read(template.file(name)).unwrap()).unwrap();
+        let signed = file["sha256"].as_array().unwrap().iter();
+        signed.map(|signed| signed["pol"].as_str().unwrap().to_owned()).collect()
+    };
+    let (a, b) = (signed("a"), signed("b"));
+    assert!(!a.is_empty() && !a.iter().any(|policy| b.contains(policy)), "{a:?} {b:?}");
+    let again = host.reseal(&["--template", "debian", "--json"]).code(20).json();
+    let told = &again["templates"][0];
+    assert_eq!(told["new_boots"], 0, "{told}");
+    let boots = told["boots"].as_array().unwrap();
+    let of = |machine: Value| boots.iter().filter(|boot| boot["machine"] == machine).count();
+    assert_eq!(
+        (of(json!("a")), of(json!("b")), of(json!("d"))),
+        (of(Value::Null), of(Value::Null), 0)
+    );
+
+    // There is no room for all words in the block, which has 1024 bytes.
+    let words = format!("vmseal.pin={}", "x".repeat(1024));
+    template.write("grubenv = \"own\"", &format!("[[vm]]\nname = \"a\"\ncmdline = \"{words}\"\n"));
+    let full = host.reseal(&["--template", "debian", "--yes"]).code(20);
+    full.says("it has no room for a machine's own words");
 }

@@ -34,6 +34,6 @@ pub fn run() -> Done {
         .map_err(vmseal::Error::from)
         .and_then(|()| forecasts(&template, &key, &question.approved, &Memory::default()))
         .map_err(|error| error.to_string());
-    writeln!(stdout(), "{}", wire::to_text(&answer))?;
+    writeln!(stdout(), "{}", wire::to_text(&template, &answer))?;
     Ok(())
 }

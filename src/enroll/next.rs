@@ -161,8 +161,10 @@ fn notes(logged: Vec<Note>, entry: &EntryPrediction, bank: PcrBank) -> Vec<Note>
     };
     let notes = measured(entry, bank).map(|(account, digest)| {
         let old = digest_in(&account.old, bank).and_then(|old| take(account.pcr, old));
+        // Of a boot of another machine the log does not tell the command line.
+        let is_mute = |note: &Note| note.role == Role::LoadOptions && note.text.is_empty();
         match old {
-            Some(note) if note.digest == digest.as_bytes() => note,
+            Some(note) if note.digest == digest.as_bytes() && !is_mute(&note) => note,
             old => note_of(account, digest, old.map(|note| note.role)),
         }
     });

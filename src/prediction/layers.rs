@@ -165,7 +165,8 @@ impl Files for Overwritten {
     }
 }
 
-struct InMemory(Vec<u8>);
+/// Bytes that lie in no file.
+pub(crate) struct InMemory(pub(crate) Vec<u8>);
 
 impl Source for InMemory {
     fn len(&self) -> u64 {

@@ -57,6 +57,8 @@ pub enum Boot {
         base: Option<Disk>,
         /// Entries that are to be approved although they have command lines of their own.
         entries: Vec<String>,
+        /// The variable of GRUB's environment block that holds a machine's own words.
+        grubenv: Option<String>,
     },
     /// The firmware or systemd-boot starts a unified kernel image, which lies where that of the
     /// reference boots did.
@@ -110,6 +112,14 @@ impl Boot {
         match self {
             Self::Kernel { cmdline, .. } => Some(cmdline),
             Self::Disk { .. } | Self::Uki { .. } => None,
+        }
+    }
+
+    /// The variable of GRUB's environment block that holds a machine's own words of the command line.
+    pub fn grubenv(&self) -> Option<&str> {
+        match self {
+            Self::Disk { grubenv, .. } => grubenv.as_deref(),
+            Self::Kernel { .. } | Self::Uki { .. } => None,
         }
     }
 }
@@ -231,6 +241,11 @@ impl Template {
             ("", own) => own.to_owned(),
             (all, own) => format!("{all} {own}"),
         }
+    }
+
+    /// Whether a machine has words of its own on its disk: then its boots are told by themselves.
+    pub fn has_own_disk(&self, vm: &Vm) -> bool {
+        self.boot.grubenv().is_some() && !vm.cmdline.is_empty()
     }
 
     /// The first of a machine's own words that no machine may have: it would be another boot than

@@ -1,6 +1,10 @@
 //! What machines will measure: a prediction for each command line, memory size and processor count,
 //! from the reference boot that comes nearest.
 
+mod entries;
+
+pub use entries::EntryForecast;
+
 use std::fmt;
 
 use super::definition::{Boot, Reference, Template};
@@ -16,10 +20,9 @@ use crate::measurement::diff::Note;
 use crate::measurement::{PcrIndex, PcrValues, UserspaceLog};
 use crate::policy::{AuthorityKey, Authorization, PolicyDigest};
 use crate::prediction::{
-    Account, Base, EntryPrediction, Fate, GIVEN_LINE, INITRD, KERNEL, LOAD_OPTIONS,
-    LoaderVariables, Machine, Next, Prediction, pcr_9_with, predict_with, uki_path,
+    Base, EntryPrediction, Fate, GIVEN_LINE, INITRD, KERNEL, LoaderVariables, Machine, Next,
+    Prediction, pcr_9_with, predict_with,
 };
-use crate::reseal::CommandLine;
 
 /// Memory and processors of a machine, where they are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -58,17 +61,6 @@ pub struct Forecast {
     pub notes: Vec<Note>,
     /// How each measurement came about.
     pub entry: EntryPrediction,
-}
-
-/// An entry of a boot menu on the machines' disk.
-#[derive(Debug, Clone)]
-pub struct EntryForecast {
-    /// The loader's name for it.
-    pub name: String,
-    /// Whether the loader starts it by itself.
-    pub default: bool,
-    /// The boot; `None` where it is not considered, for a command line of its own.
-    pub boot: Result<Option<Forecast>, Error>,
 }
 
 /// Files that forecasts are made from.
@@ -143,47 +135,6 @@ impl<'a> Forecaster<'a> {
         base.forecast(Some(&whole), entry)
     }
 
-    /// The boots of a machine of this kind that starts from its own disk, entry by entry: those that
-    /// have the command line of the one that the loader starts by itself, and those that are named.
-    ///
-    /// # Errors
-    /// [`Error::BaseNotReproduced`]; [`Error::Unforeseen`] where there is no entry at all.
-    pub fn entries(&self, kind: MachineKind) -> Result<Vec<EntryForecast>, Error> {
-        let base = self.nearest(kind)?;
-        let prediction = self.predict(base, None, kind)?;
-        let then = prediction.then.map(|then| then.entries).unwrap_or_default();
-        let mut entries: Vec<_> = prediction.entries.into_iter().chain(then).collect();
-        entries.sort_by_key(|entry| !entry.default);
-        let named: &[String] = match &self.template.boot {
-            Boot::Disk { entries, .. } => entries,
-            Boot::Kernel { .. } | Boot::Uki { .. } => &[],
-        };
-        if let Some(name) = named.iter().find(|name| !entries.iter().any(|it| it.is_called(name))) {
-            return Err(unforeseen(name, "no entry is called so"));
-        }
-        let mut told: Vec<EntryForecast> = vec![];
-        for entry in entries {
-            let (name, default) = (entry.id.clone(), entry.default);
-            let is_named = default || named.iter().any(|name| entry.is_called(name));
-            let boot = base.forecast(None, entry).and_then(|boot| {
-                self.require_own_files(base, &boot.entry)?;
-                Ok(boot)
-            });
-            let known = told.iter().filter(|other| other.default);
-            let known = known.filter_map(|other| other.boot.as_ref().ok()?.as_ref());
-            let boot = boot.map(|boot| {
-                let line = CommandLine::of(&boot.notes);
-                let mut known = known.map(|known| CommandLine::of(&known.notes));
-                (is_named || known.any(|known| known.is_same(&line))).then_some(boot)
-            });
-            told.push(EntryForecast { name, default, boot });
-        }
-        match told.iter().any(|entry| entry.default) {
-            true => Ok(told),
-            false => Err(unforeseen("the loader", "it cannot be told which entry it starts")),
-        }
-    }
-
     /// The PCR values and events of the boot of [`Forecaster::of`], where nothing is to be signed.
     ///
     /// # Errors
@@ -204,7 +155,7 @@ impl<'a> Forecaster<'a> {
         kind: MachineKind,
     ) -> Result<(&BaseBoot, EntryPrediction), Error> {
         let base = self.nearest(kind)?;
-        let prediction = self.predict(base, Some(cmdline), kind)?;
+        let prediction = self.predict(base, self.sources.next, Some(cmdline), kind)?;
         let mut entries = prediction.entries.into_iter();
         let (Some(entry), None) = (entries.next(), entries.next()) else {
             return Err(unforeseen("the loader", "it tells no single boot"));
@@ -216,6 +167,7 @@ impl<'a> Forecaster<'a> {
     fn predict(
         &self,
         base: &BaseBoot,
+        next: &dyn Files,
         cmdline: Option<&str>,
         kind: MachineKind,
     ) -> Result<Prediction, Error> {
@@ -228,7 +180,7 @@ impl<'a> Forecaster<'a> {
             policy: base.policy.clone(),
             ..Machine::default()
         };
-        let Sources { next, base: files, memory, .. } = self.sources;
+        let Sources { base: files, memory, .. } = self.sources;
         let boot = Base { log: &base.logs.firmware, early: base.early.as_ref(), files };
         let next = Next {
             files: next,
@@ -239,30 +191,6 @@ impl<'a> Forecaster<'a> {
             machine,
         };
         predict_with(&boot, &next, memory).map_err(Error::BaseNotReproduced)
-    }
-
-    /// What is signed must be what lies on the disk: nothing of it may be as the log has it.
-    fn require_own_files(&self, base: &BaseBoot, entry: &EntryPrediction) -> Result<(), Error> {
-        let there = |account: &&Account| account.fate != Fate::Gone;
-        if let Boot::Uki { .. } = self.template.boot {
-            // What lay beside it would leave a PCR without any event, which is refused already.
-            let path = uki_path(&base.logs.firmware);
-            let has = |account: &Account| account.source.is_some() && account.source == path;
-            return match entry.events.iter().filter(there).any(has) {
-                true => Ok(()),
-                false => Err(unforeseen("the image", "the boot does not start it")),
-            };
-        }
-        let mut logged =
-            entry.events.iter().filter(there).filter(|account| account.source.is_none());
-        match logged.find(|account| is_of_disk(account)) {
-            None => Ok(()),
-            Some(account) => {
-                // Without the device that the log names.
-                let what = account.what.rsplit('/').next().unwrap_or_default();
-                Err(unforeseen(what, "its file is not on the disk"))
-            }
-        }
     }
 
     /// What is to be signed for a boot that differs from `forecast` in nothing but the command line.
@@ -371,17 +299,6 @@ fn require_files(entry: &EntryPrediction) -> Result<(), Error> {
     match [KERNEL, INITRD, GIVEN_LINE].iter().find(|file| !has(file)) {
         None => Ok(()),
         Some(file) => Err(unforeseen(file, "the boot does not measure it")),
-    }
-}
-
-/// Whether it measures a file of the disk, or words of one.
-fn is_of_disk(account: &Account) -> bool {
-    let starts = |words: &[&str]| words.iter().any(|word| account.what.starts_with(word));
-    match account.pcr.get() {
-        4 => starts(&["image"]),
-        8 | 9 => starts(&["GRUB ", "initrd", "kernel", "command line", LOAD_OPTIONS]),
-        11..=13 => starts(&["section", "command line", "image"]),
-        _ => false,
     }
 }
 

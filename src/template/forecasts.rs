@@ -15,7 +15,8 @@ use crate::reseal::ChangedEvent;
 /// What the machines of a template will measure.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Forecasts {
-    /// Boots that differ in more than the machines' own words, each once.
+    /// Boots that differ in more than the machines' own words, each once; then those with words that
+    /// are on a machine's disk.
     pub shapes: Vec<Shape>,
     /// The PCRs whose values are signed: one for each way to boot.
     pub signed: Vec<PcrSelection>,
@@ -25,11 +26,14 @@ pub struct Forecasts {
     pub left_out: BTreeSet<(String, String)>,
 }
 
-/// A boot without any machine's own words.
+/// A boot.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shape {
     /// The entry of the boot menu, where there is one.
     pub entry: Option<String>,
+    /// The machine whose own words on its disk it has: else as another one that is told. None where it
+    /// is without any.
+    pub machine: Option<String>,
     /// The machines that boot so.
     pub kinds: Vec<MachineKind>,
     /// Its PCR values.
@@ -65,7 +69,7 @@ impl Forecasts {
         let known = kinds.into_iter().map(|kind| {
             let boots = match template.boot.cmdline() {
                 Some(cmdline) => forecaster.of(cmdline, kind).map(|boot| vec![Ok((None, boot))]),
-                None => forecaster.entries(kind).map(|entries| all.considered(entries)),
+                None => forecaster.entries(kind, "").map(|entries| all.considered(entries)),
             };
             let boots = boots.map(|boots| {
                 let known = boots.into_iter().map(|boot| {
@@ -78,9 +82,43 @@ impl Forecasts {
             (kind, boots)
         });
         let known: BTreeMap<MachineKind, OfKind> = known.collect();
-        all.vms =
-            machines.iter().map(|vm| VmForecast::of(vm, template, forecaster, &known)).collect();
+        for vm in &machines {
+            let forecast = match no_word_of_its_own(template, vm) {
+                Some(why) => VmForecast { boots: vec![], open: vec![why] },
+                None if template.has_own_disk(vm) => all.with_own_words(vm, template, forecaster),
+                None => VmForecast::of(vm, template, forecaster, &known),
+            };
+            all.vms.push(forecast);
+        }
         all
+    }
+
+    /// A machine whose own words its loader reads from its disk: each boot of it is one by itself.
+    fn with_own_words(
+        &mut self,
+        vm: &Vm,
+        template: &Template,
+        forecaster: &Forecaster<'_>,
+    ) -> VmForecast {
+        let mut found = VmForecast::default();
+        for (memory, cpus) in template.sizes(vm) {
+            let kind = MachineKind { memory, cpus };
+            let entries = forecaster.entries(kind, &vm.cmdline);
+            let boots = match entries.map(|entries| self.considered(entries)) {
+                Ok(boots) => boots,
+                Err(why) => vec![Err(why)],
+            };
+            for boot in boots {
+                match boot {
+                    Ok((entry, forecast)) => {
+                        let signed = self.add_own(vm, entry, kind, &forecast);
+                        found.add((forecast.approved, signed));
+                    }
+                    Err(why) => found.open.push(format!("with {kind}: {why}")),
+                }
+            }
+        }
+        found
     }
 
     /// The entries that machines are approved for. One that the loader does not start by itself may
@@ -115,12 +153,8 @@ impl Forecasts {
         forecast: &Forecast,
         approved: &[Expected],
     ) -> usize {
-        let Forecast { values, notes, authorization, .. } = forecast;
-        let signed = self.signed.iter().position(|known| *known == authorization.pcrs);
-        let signed = signed.unwrap_or_else(|| {
-            self.signed.push(authorization.pcrs.clone());
-            self.signed.len() - 1
-        });
+        let Forecast { values, notes, .. } = forecast;
+        let signed = self.signed_of(forecast);
         if let Some(same) = self.shapes.iter_mut().find(|shape| shape.values == *values) {
             if !same.kinds.contains(&kind) {
                 same.kinds.push(kind);
@@ -134,9 +168,43 @@ impl Forecasts {
         let changes = nearest.unwrap_or_else(|| changed(&[]));
         let policy = literal_digest(values).to_string();
         let expected = Expected::new(selection.bank, policy, notes.clone());
-        let (kinds, values) = (vec![kind], values.clone());
-        self.shapes.push(Shape { entry, kinds, values, signed, changes, expected });
+        let (machine, kinds, values) = (None, vec![kind], values.clone());
+        self.shapes.push(Shape { entry, machine, kinds, values, signed, changes, expected });
         signed
+    }
+
+    /// Its events are those of the boot without its words, but for these.
+    fn add_own(
+        &mut self,
+        vm: &Vm,
+        entry: Option<String>,
+        kind: MachineKind,
+        forecast: &Forecast,
+    ) -> usize {
+        let values = forecast.values.clone();
+        let signed = self.signed_of(forecast);
+        let is_its = |shape: &&mut Shape| shape.machine.as_ref() == Some(&vm.name);
+        let mut its = self.shapes.iter_mut().rev().take_while(is_its);
+        if let Some(same) = its.find(|shape| shape.values == values) {
+            if !same.kinds.contains(&kind) {
+                same.kinds.push(kind);
+            }
+            return signed;
+        }
+        let expected = Expected::new(values.bank(), literal_digest(&values).to_string(), vec![]);
+        let (machine, kinds, changes) = (Some(vm.name.clone()), vec![kind], vec![]);
+        self.shapes.push(Shape { entry, machine, kinds, values, signed, changes, expected });
+        signed
+    }
+
+    /// The index of its PCRs.
+    fn signed_of(&mut self, forecast: &Forecast) -> usize {
+        let pcrs = &forecast.authorization.pcrs;
+        let known = self.signed.iter().position(|known| known == pcrs);
+        known.unwrap_or_else(|| {
+            self.signed.push(pcrs.clone());
+            self.signed.len() - 1
+        })
     }
 }
 
@@ -152,10 +220,6 @@ impl VmForecast {
         known: &BTreeMap<MachineKind, OfKind>,
     ) -> Self {
         let mut found = Self::default();
-        if let Some(why) = no_word_of_its_own(template, vm) {
-            found.open.push(why);
-            return found;
-        }
         let cmdline = template.cmdline(&vm.cmdline);
         for (memory, cpus) in template.sizes(vm) {
             let kind = MachineKind { memory, cpus };
@@ -176,24 +240,35 @@ impl VmForecast {
                     Ok((approved, *signed))
                 });
                 match boot {
-                    Ok(boot) if found.boots.contains(&boot) => {}
-                    Ok(boot) => found.boots.push(boot),
+                    Ok(boot) => found.add(boot),
                     Err(why) => found.open.push(format!("with {kind}: {why}")),
                 }
             }
         }
         found
     }
+
+    fn add(&mut self, boot: (PolicyDigest, usize)) {
+        if !self.boots.contains(&boot) {
+            self.boots.push(boot);
+        }
+    }
 }
 
 /// Why a machine may not have the words that it has of its own.
 fn no_word_of_its_own(template: &Template, vm: &Vm) -> Option<String> {
     match &template.boot {
-        Boot::Kernel { .. } => {
+        Boot::Kernel { .. } | Boot::Disk { grubenv: Some(_), .. } => {
             let word = printable(template.stranger(vm)?, 80);
             Some(format!("{word} is no word that a machine may have of its own"))
         }
-        Boot::Disk { .. } | Boot::Uki { .. } => (!vm.cmdline.is_empty())
-            .then(|| "its command line is on its disk: it cannot have words of its own".to_owned()),
+        Boot::Disk { .. } => (!vm.cmdline.is_empty()).then(|| {
+            "its command line is on its disk: it has words of its own only in GRUB's environment \
+             block, where the template names the variable (grubenv)"
+                .to_owned()
+        }),
+        Boot::Uki { .. } => (!vm.cmdline.is_empty()).then(|| {
+            "its command line is in the image: it cannot have words of its own".to_owned()
+        }),
     }
 }

@@ -18,6 +18,7 @@ mod forecast;
 mod forecasts;
 mod hardware;
 pub mod import;
+mod own_words;
 mod plan;
 mod store;
 mod survey;

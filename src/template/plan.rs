@@ -11,7 +11,7 @@ use crate::policy::{AuthorityKey, Authorization, PolicyDigest};
 /// What a reseal of one template would do.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Boots that differ in more than the machines' own words, each once.
+    /// As in [`Forecasts`].
     pub shapes: Vec<Shape>,
     /// The machines, in the template's order.
     pub vms: Vec<VmPlan>,
@@ -150,7 +150,8 @@ impl Plan {
             boots.extend(new);
             (!boots.is_empty()).then(|| (vm.name.clone(), Known { own, boots }))
         });
-        let shapes = self.shapes.iter().map(|shape| shape.expected.clone());
+        let shapes = self.shapes.iter().filter(|shape| shape.machine.is_none());
+        let shapes = shapes.map(|shape| shape.expected.clone());
         Account { pkfp: pkfp.to_owned(), generation, shapes: shapes.collect(), vms: vms.collect() }
     }
 }

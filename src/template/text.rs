@@ -27,6 +27,7 @@ struct Text {
     base_esp: Option<PathBuf>,
     base_boot_volume: Option<PathBuf>,
     entries: Option<Vec<String>>,
+    grubenv: Option<String>,
     uki: Option<PathBuf>,
     bank: Option<String>,
     authority: Option<PathBuf>,
@@ -126,6 +127,9 @@ impl Template {
         };
         if entries.iter().any(|name| name.is_empty() || !is_line(name)) {
             return Err("entries has one that is no name of an entry".to_owned());
+        }
+        if self.boot.grubenv().is_some_and(|name| !is_variable(name)) {
+            return Err("grubenv is no name of a variable of GRUB".to_owned());
         }
         let most = [
             self.references.len(),
@@ -236,7 +240,7 @@ impl Text {
                 )?;
                 let entries = self.entries.clone().unwrap_or_default();
                 let disk = now.ok_or("boot = \"disk\" needs an image, or an esp")?;
-                Boot::Disk { disk, base, entries }
+                Boot::Disk { disk, base, entries, grubenv: self.grubenv.clone() }
             }
             BootWord::Uki => {
                 self.refuse_keys_of("uki")?;
@@ -253,7 +257,7 @@ impl Text {
             ("kernel", "kernel", self.kernel.is_some()),
             ("kernel", "initrd", self.initrd.is_some()),
             ("kernel", "cmdline", self.cmdline.is_some()),
-            ("kernel", "own_words", self.own_words.is_some()),
+            ("kernel", "own_words", self.own_words.is_some() && self.grubenv.is_none()),
             ("disk", "image", self.image.is_some()),
             ("disk", "esp", self.esp.is_some()),
             ("disk", "boot_volume", self.boot_volume.is_some()),
@@ -261,6 +265,7 @@ impl Text {
             ("disk", "base_esp", self.base_esp.is_some()),
             ("disk", "base_boot_volume", self.base_boot_volume.is_some()),
             ("disk", "entries", self.entries.is_some()),
+            ("disk", "grubenv", self.grubenv.is_some()),
             ("uki", "uki", self.uki.is_some()),
         ];
         match keys.into_iter().find(|(of, _, is_there)| *is_there && *of != boot) {
@@ -320,6 +325,12 @@ fn version(text: &str) -> Result<(u32, u32), String> {
 
 fn is_line(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+/// As GRUB's scripts name one.
+fn is_variable(name: &str) -> bool {
+    let is_letter = |c: char| c.is_ascii_alphabetic() || c == '_';
+    name.starts_with(is_letter) && name.chars().all(|c| is_letter(c) || c.is_ascii_digit())
 }
 
 fn in_line(text: &str, error: &toml::de::Error) -> String {

@@ -2,17 +2,17 @@
 //! The second may have been taken over by what it read: whatever it says is checked before it is
 //! shown, and it names nothing but PCR values that are shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::definition::Template;
+use super::definition::{Template, Vm};
 use super::forecast::MachineKind;
 use super::forecasts::{Forecasts, NAME, Shape, VmForecast, WHY};
 use crate::measurement::diff::Expected;
 use crate::measurement::text::printable;
-use crate::measurement::{Digest, PcrIndex, PcrSelection, PcrValues};
+use crate::measurement::{Digest, PcrBank, PcrIndex, PcrSelection, PcrValues};
 use crate::policy::{PolicyDigest, literal_digest, with_latch};
 use crate::reseal::{ChangeKind, ChangedEvent};
 
@@ -21,7 +21,7 @@ pub const MAX_QUESTION: usize = Template::MAX_LEN * 2 + (16 << 20);
 /// Longest text of an answer.
 pub const MAX_ANSWER: usize = 32 << 20;
 /// Most boots of an answer, and of each the most changes.
-const MAX_BOOTS: usize = 1024;
+const MAX_BOOTS: usize = Template::MAX_VMS * 2;
 const MAX_CHANGES: usize = 8192;
 /// Most lines of other things.
 const MAX_LINES: usize = 4096;
@@ -102,11 +102,20 @@ struct ForecastsText {
 #[serde(deny_unknown_fields)]
 struct BootText {
     entry: Option<String>,
+    machine: Option<String>,
     kinds: Vec<(Option<u64>, Option<u32>)>,
     pcrs: BTreeMap<u64, String>,
     signed: usize,
     changes: Vec<ChangeText>,
     events: Value,
+}
+
+/// What a boot that is told can be of.
+struct Bounds<'a> {
+    bank: PcrBank,
+    signed: &'a [PcrSelection],
+    sizes: BTreeSet<(Option<u64>, Option<u32>)>,
+    own: BTreeSet<&'a str>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -127,10 +136,10 @@ struct MachineText {
     open: Vec<String>,
 }
 
-/// The text of an answer.
-pub fn to_text(answer: &Answer) -> String {
+/// The text of an answer about a template.
+pub fn to_text(template: &Template, answer: &Answer) -> String {
     let text = match answer {
-        Ok(forecasts) => AnswerText::Forecasts(ForecastsText::of(forecasts)),
+        Ok(forecasts) => AnswerText::Forecasts(ForecastsText::of(template, forecasts)),
         Err(why) => AnswerText::Refused(plain(why, MAX_REFUSAL)),
     };
     serde_json::to_string(&text).unwrap_or_default()
@@ -152,13 +161,16 @@ pub fn parse(template: &Template, bytes: &[u8]) -> Result<Answer, String> {
 }
 
 impl ForecastsText {
-    fn of(forecasts: &Forecasts) -> Self {
+    fn of(template: &Template, forecasts: &Forecasts) -> Self {
         let Forecasts { shapes, signed, vms, left_out } = forecasts;
-        let approved: Vec<_> =
-            shapes.iter().map(|shape| (approved(shape, signed), shape.signed)).collect();
-        let machine = |vm: &VmForecast| {
+        let told = shapes
+            .iter()
+            .map(|shape| (shape.machine.as_deref(), approved(shape, signed), shape.signed));
+        let told: Vec<_> = told.collect();
+        let machine = |(vm, of): (&VmForecast, &Vm)| {
+            let own = template.has_own_disk(of).then_some(of.name.as_str());
             let index = |(boot, of): &(PolicyDigest, usize)| {
-                approved.iter().position(|known| *known == (Some(*boot), *of))
+                told.iter().position(|known| *known == (own, Some(*boot), *of))
             };
             let open = vm.open.iter().map(|why| plain(why, WHY)).collect();
             MachineText { boots: vm.boots.iter().filter_map(index).collect(), open }
@@ -169,7 +181,7 @@ impl ForecastsText {
                 .map(|pcrs| pcrs.pcrs.iter().map(|pcr| pcr.get().into()).collect())
                 .collect(),
             boots: shapes.iter().map(BootText::of).collect(),
-            machines: vms.iter().map(machine).collect(),
+            machines: vms.iter().zip(&template.machines()).map(machine).collect(),
             left_out: left_out.iter().cloned().collect(),
         }
     }
@@ -182,16 +194,22 @@ impl ForecastsText {
         require(self.signed.len() <= self.boots.len(), "PCRs that no boot has")?;
         let signed = self.signed.into_iter().map(|pcrs| selection(template, &pcrs));
         let signed: Vec<PcrSelection> = signed.collect::<Result<_, _>>()?;
-        let boots = self.boots.into_iter().map(|boot| boot.checked(template, &signed));
+        let sizes = machines.iter().flat_map(|vm| template.sizes(vm)).collect();
+        let own = machines.iter().filter(|vm| template.has_own_disk(vm));
+        let own = own.map(|vm| vm.name.as_str()).collect();
+        let bounds = Bounds { bank: template.bank, signed: &signed, sizes, own };
+        let boots = self.boots.into_iter().map(|boot| boot.checked(&bounds));
         let shapes: Vec<Shape> = boots.collect::<Result<_, _>>()?;
-        let vms = self.machines.into_iter().map(|machine| {
+        require(shapes.iter().all(|it| is_of_template(it, &shapes)), "a machine's own boot")?;
+        let vms = self.machines.into_iter().zip(&machines).map(|(machine, vm)| {
             require(machine.boots.len() <= shapes.len(), "a boot twice")?;
+            let own = template.has_own_disk(vm).then_some(&vm.name);
             require(machine.open.len() <= MAX_LINES, "too many reasons")?;
             let boots = machine.boots.into_iter().map(|index| {
-                let shape = shapes.get(index)?;
+                let shape = shapes.get(index).filter(|shape| shape.machine.as_ref() == own)?;
                 Some((approved(shape, &signed)?, shape.signed))
             });
-            let boots = boots.collect::<Option<_>>().ok_or("a boot that is not told")?;
+            let boots = boots.collect::<Option<_>>().ok_or("a boot that is not told of it")?;
             let open = machine.open.into_iter().map(|why| shown(why, WHY));
             Ok(VmForecast { boots, open: open.collect::<Result<_, String>>()? })
         });
@@ -212,6 +230,7 @@ impl BootText {
         let pcrs = shape.values.iter();
         Self {
             entry: shape.entry.clone(),
+            machine: shape.machine.clone(),
             kinds: shape.kinds.iter().map(|kind| (kind.memory, kind.cpus)).collect(),
             pcrs: pcrs.map(|(pcr, value)| (pcr.get().into(), value.to_string())).collect(),
             signed: shape.signed,
@@ -220,8 +239,8 @@ impl BootText {
         }
     }
 
-    fn checked(self, template: &Template, signed: &[PcrSelection]) -> Result<Shape, String> {
-        let bank = template.bank;
+    fn checked(self, bounds: &Bounds<'_>) -> Result<Shape, String> {
+        let Bounds { bank, signed, ref sizes, ref own } = *bounds;
         let mut values = PcrValues::new(bank);
         for (pcr, value) in self.pcrs {
             let pcr = PcrIndex::new(pcr).map_err(|error| error.to_string())?;
@@ -238,16 +257,17 @@ impl BootText {
             expected.bank == bank && expected.policy_hash == literal_digest(&values).to_string();
         require(is_of_it, "events of another boot")?;
         let kind = |(memory, cpus)| {
-            let vms = template.machines();
-            let is_there = vms.iter().any(|vm| template.sizes(vm).contains(&(memory, cpus)));
-            require(is_there, "a machine that the template does not have")?;
+            require(sizes.contains(&(memory, cpus)), "a machine that the template does not have")?;
             Ok(MachineKind { memory, cpus })
         };
         require(self.kinds.len() <= MAX_BOOTS, "too many machines of a boot")?;
+        let is_own = self.machine.as_deref().is_none_or(|name| own.contains(name));
+        require(is_own, "words of a machine that has none of its own")?;
         require(self.changes.len() <= MAX_CHANGES, "too many changes")?;
         let changes = self.changes.into_iter().map(ChangeText::checked);
         Ok(Shape {
             entry: self.entry.map(|name| shown(name, NAME)).transpose()?,
+            machine: self.machine,
             kinds: self.kinds.into_iter().map(kind).collect::<Result<_, String>>()?,
             values,
             signed: self.signed,
@@ -297,6 +317,18 @@ impl ChangeText {
 
 /// Files of one change that are named.
 const MAX_FILES: usize = 64;
+
+/// A machine's own words change what GRUB and the kernel measure of them, and nothing else of a boot.
+fn is_of_template(shape: &Shape, all: &[Shape]) -> bool {
+    let is_free = |pcr: PcrIndex| matches!(pcr.get(), 8 | 9);
+    let mut others = all.iter().filter(|it| it.machine.is_none());
+    let is_same = |other: &Shape| {
+        let mut pcrs = shape.values.iter().filter(|(pcr, _)| !is_free(*pcr));
+        other.signed == shape.signed
+            && pcrs.all(|(pcr, value)| other.values.get(pcr) == Some(value))
+    };
+    shape.machine.is_none() || others.any(is_same)
+}
 
 /// What is signed for a boot.
 fn approved(shape: &Shape, signed: &[PcrSelection]) -> Option<PolicyDigest> {

@@ -62,7 +62,7 @@ fn of_disk(
     };
     let told = ask(template, &question)?;
     for (size, recorded) in boots {
-        let of_size = told.shapes.iter().filter(|shape| {
+        let of_size = told.shapes.iter().filter(|shape| shape.machine.is_none()).filter(|shape| {
             shape.kinds.iter().any(|kind| Size::or_default(kind.memory, kind.cpus) == *size)
         });
         let values: Vec<&PcrValues> = of_size.map(|shape| &shape.values).collect();

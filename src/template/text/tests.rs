@@ -117,7 +117,7 @@ fn a_template_names_the_disk_that_its_machines_start_from() {
     let parse = |text: &str| Template::parse("debian-13", text).map(|template| template.boot);
     let image = Disk::Image("/srv/disk.img".into());
     let entries = vec!["rescue".to_owned()];
-    assert_eq!(parse(DISK), Ok(Boot::Disk { disk: image, base: None, entries }));
+    assert_eq!(parse(DISK), Ok(Boot::Disk { disk: image, base: None, entries, grubenv: None }));
     let volumes = "esp = \"/srv/esp\"\nboot_volume = \"/dev/vg/boot\"\nbase = \"/srv/old.img\"";
     let boot = parse(&DISK.replace("image = \"/srv/disk.img\"", volumes)).unwrap();
     let Boot::Disk { disk, base, .. } = &boot else { panic!("{boot:?}") };
@@ -131,6 +131,8 @@ fn a_template_names_the_disk_that_its_machines_start_from() {
         .replace("image = \"/srv/disk.img\"", "uki = \"/u.efi\"");
     let uki = uki.replace("entries = [\"rescue\"]", "");
     assert_eq!(parse(&uki), Ok(Boot::Uki { image: "/u.efi".into() }));
+    let own = DISK.replace("image", "grubenv = \"own_words\"\nown_words = [\"a=\"]\nimage");
+    assert_eq!(parse(&own).unwrap().grubenv(), Some("own_words"));
 }
 
 #[test]
@@ -145,6 +147,9 @@ fn what_belongs_to_another_kind_of_boot_is_refused() {
         ("image = \"/srv/disk.img\"", "", "needs an image, or an esp"),
         ("image = \"/srv", "image = \"srv", "does not begin with a slash"),
         ("image =", "base = \"old.img\"\nimage =", "does not begin with a slash"),
+        ("image =", "grubenv = \"1\"\nimage =", "grubenv is no name of a variable"),
+        ("image =", "grubenv = \"\"\nimage =", "grubenv is no name of a variable"),
+        ("image =", "grubenv = \"a-b\"\nimage =", "grubenv is no name of a variable"),
         ("\"rescue\"", "\"\"", "entries has one that is no name"),
         ("\"rescue\"", "\"\\u001b\"", "entries has one that is no name"),
         ("\"disk\"", "\"uki\"", "boot = \"uki\" has no image"),

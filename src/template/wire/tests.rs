@@ -41,7 +41,7 @@ fn shape(template: &Template, fill: u8) -> Shape {
     };
     let kinds = vec![MachineKind { memory: Some(1024), cpus: None }];
     let entry = Some("deb.conf".to_owned());
-    Shape { entry, kinds, values, signed: 0, changes: vec![change], expected }
+    Shape { entry, machine: None, kinds, values, signed: 0, changes: vec![change], expected }
 }
 
 fn forecasts(template: &Template) -> Forecasts {
@@ -58,11 +58,71 @@ fn forecasts(template: &Template) -> Forecasts {
 fn an_answer_is_read_as_it_was_given() {
     let template = template();
     let forecasts = forecasts(&template);
-    let text = to_text(&Ok(forecasts.clone()));
+    let text = to_text(&template, &Ok(forecasts.clone()));
     assert_eq!(parse(&template, text.as_bytes()), Ok(Ok(forecasts)));
-    let refused = to_text(&Err("no\u{1b}[2J file system".to_owned()));
+    let refused = to_text(&template, &Err("no\u{1b}[2J file system".to_owned()));
     let read = parse(&template, refused.as_bytes()).unwrap().unwrap_err();
     assert_eq!(read, r"no\u{1b}[2J file system");
+}
+
+/// Two machines with words on their disks, which are the same words.
+const OWN: &str = "
+boot = \"disk\"
+image = \"/srv/disk.img\"
+grubenv = \"own\"
+memory = [1024]
+[[reference]]
+log = \"/srv/log\"
+[[vm]]
+name = \"a\"
+cmdline = \"vmseal.pin=ab\"
+[[vm]]
+name = \"b\"
+cmdline = \"vmseal.pin=ab\"
+";
+
+fn own_forecasts(template: &Template) -> Forecasts {
+    let signed = vec![PcrSelection::new(template.bank, [0, 4, 7, 9].map(pcr))];
+    let mut shapes = vec![shape(template, 1)];
+    for name in ["a", "b"] {
+        let mut own =
+            Shape { machine: Some(name.to_owned()), changes: vec![], ..shape(template, 1) };
+        own.values.set(pcr(9), Digest::from_bytes(template.bank, &[3; 32]).unwrap());
+        let policy = literal_digest(&own.values).to_string();
+        own.expected = Expected::new(template.bank, policy, vec![]);
+        shapes.push(own);
+    }
+    let boot = (approved(&shapes[1], &signed).unwrap(), 0);
+    let vms = vec![VmForecast { boots: vec![boot], open: vec![] }; 2];
+    Forecasts { shapes, signed, vms, left_out: [].into() }
+}
+
+#[test]
+fn boots_of_machines_with_words_of_their_own_are_theirs_alone() {
+    let template = Template::parse("debian", OWN).unwrap();
+    let forecasts = own_forecasts(&template);
+    let text = to_text(&template, &Ok(forecasts.clone()));
+    assert_eq!(parse(&template, text.as_bytes()), Ok(Ok(forecasts)));
+    let refused = |pointer: &str, to: Value, why: &str| {
+        let mut told: Value = serde_json::from_str(&text).unwrap();
+        *told.pointer_mut(&format!("/forecasts{pointer}")).expect(pointer) = to;
+        let found = parse(&template, told.to_string().as_bytes()).unwrap_err();
+        assert!(found.contains(why), "{pointer}: {found}");
+    };
+    refused("/machines/0/boots", json!([2]), "not told of it");
+    refused("/machines/0/boots", json!([0]), "not told of it");
+    refused("/boots/1/machine", json!("c"), "words of a machine that has none");
+    // Another kernel than that of the boot without its words.
+    let mut other = own_forecasts(&template);
+    for values in other.shapes.iter_mut().skip(1).map(|shape| &mut shape.values) {
+        values.set(pcr(4), Digest::from_bytes(template.bank, &[3; 32]).unwrap());
+    }
+    for shape in &mut other.shapes {
+        let policy = literal_digest(&shape.values).to_string();
+        shape.expected = Expected::new(template.bank, policy, vec![]);
+    }
+    let text = to_text(&template, &Ok(other));
+    assert!(parse(&template, text.as_bytes()).unwrap_err().contains("a machine's own boot"));
 }
 
 #[test]
@@ -82,7 +142,7 @@ fn a_question_is_read_as_it_was_asked() {
 #[test]
 fn what_does_not_fit_together_is_refused() {
     let template = template();
-    let good: Value = serde_json::from_str(&to_text(&Ok(forecasts(&template)))).unwrap();
+    let good: Value = serde_json::from_str(&to_text(&template, &Ok(forecasts(&template)))).unwrap();
     let refused = |pointer: &str, to: Value, why: &str| {
         let mut told = good.clone();
         *told.pointer_mut(&format!("/forecasts{pointer}")).expect(pointer) = to;
@@ -125,7 +185,7 @@ proptest! {
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
         let template = template();
-        let mut bytes = to_text(&Ok(forecasts(&template))).into_bytes();
+        let mut bytes = to_text(&template, &Ok(forecasts(&template))).into_bytes();
         for (index, byte) in edits {
             let at = index.index(bytes.len());
             bytes[at] = byte;

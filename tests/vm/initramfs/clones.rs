@@ -4,17 +4,14 @@
 use std::fs;
 use std::process::Command;
 
-use serde_json::Value;
 use tempfile::TempDir;
 use testkit::image::PASSPHRASE;
-use testkit::{Ran, run, tool};
-use vmseal::measurement::PcrBank;
+use testkit::{Ran, run};
 
 use super::installed::{Installed, LOGIN, PROMPT};
 use super::kind::{INITRAMFS_KERNEL, VOLUME_UUID};
 use crate::guest::Boot;
 use crate::machine::Machine;
-use crate::rig;
 use crate::workshop::{NEWER, text};
 
 /// Three machines of the template, and one with a word that no machine of it may have.
@@ -29,7 +26,7 @@ struct Clone {
 impl Clone {
     fn new(number: usize, strange: &str) -> Self {
         let mut installed = Installed::new(INITRAMFS_KERNEL);
-        let pin = own_key(&installed);
+        let pin = installed.give_own_key();
         let words =
             format!("systemd.machine_id={number:032x} vmseal.pin={VOLUME_UUID}:{pin}{strange}");
         let line = installed.machine.command_line.as_mut().unwrap();
@@ -40,30 +37,6 @@ impl Clone {
     fn header(&self) -> Vec<u8> {
         fs::read(self.installed.guest.volume()).unwrap()[..16 << 20].to_vec()
     }
-}
-
-/// Gives the volume a key of its own, and tells the digest of its pin. The initramfs has the pin of
-/// the volume that it was copied from.
-fn own_key(installed: &Installed) -> String {
-    let volume = installed.guest.volume();
-    let [key_file, pins] = ["key-file", "own-pins.json"].map(|name| installed.guest.file(name));
-    fs::write(&key_file, PASSPHRASE).unwrap();
-    let mut arguments = vec!["reencrypt", "--batch-mode", "--force-offline-reencrypt"];
-    arguments.extend([
-        "--resilience",
-        "none",
-        "--pbkdf",
-        "pbkdf2",
-        "--pbkdf-force-iterations",
-        "1000",
-    ]);
-    arguments.extend(["--key-file", text(&key_file), text(&volume)]);
-    tool("cryptsetup", &arguments);
-    let mut pin = Command::new(rig::release().join("pin-volume"));
-    pin.arg(rig::release().join("vmseal")).args([&volume, &key_file, &pins]);
-    run(&mut pin).ok();
-    let pins: Value = serde_json::from_slice(&fs::read(pins).unwrap()).unwrap();
-    PcrBank::Sha256.hash(pins[VOLUME_UUID].to_string().as_bytes()).to_string()
 }
 
 /// The host with its template.

@@ -5,15 +5,18 @@ use std::fs;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
+use serde_json::Value;
 use testkit::image::PASSPHRASE;
 use testkit::run::run;
 use testkit::tool;
+use vmseal::measurement::PcrBank;
 
 use super::kind::{Kind, Shape, VOLUME_UUID};
 use crate::console::Console;
 use crate::guest::{Boot, Guest};
 use crate::hardware::{Hardware, Start};
 use crate::machine::Machine;
+use crate::rig;
 use crate::workshop::text;
 
 /// Where `tests/vm/disk` puts the partitions.
@@ -104,6 +107,24 @@ impl Installed {
             console.exits(0);
             console.await_off();
         }
+    }
+
+    /// Gives the root's volume a key of its own, and tells the digest of its pin. The initramfs has the
+    /// pin of the volume that it was copied from.
+    pub fn give_own_key(&self) -> String {
+        let volume = self.guest.volume();
+        let [key_file, pins] = ["key-file", "own-pins.json"].map(|name| self.guest.file(name));
+        fs::write(&key_file, PASSPHRASE).unwrap();
+        let mut reencrypt = vec!["reencrypt", "--batch-mode", "--force-offline-reencrypt"];
+        reencrypt.extend(["--resilience", "none", "--pbkdf", "pbkdf2"]);
+        reencrypt.extend(["--pbkdf-force-iterations", "1000"]);
+        reencrypt.extend(["--key-file", text(&key_file), text(&volume)]);
+        tool("cryptsetup", &reencrypt);
+        let mut pin = Command::new(rig::release().join("pin-volume"));
+        pin.arg(rig::release().join("vmseal")).args([&volume, &key_file, &pins]);
+        run(&mut pin).ok();
+        let pins: Value = serde_json::from_slice(&fs::read(pins).unwrap()).unwrap();
+        PcrBank::Sha256.hash(pins[VOLUME_UUID].to_string().as_bytes()).to_string()
     }
 
     /// Switches it on.

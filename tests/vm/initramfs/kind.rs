@@ -103,6 +103,7 @@ impl Shape {
 }
 
 const GRUB_13: Loader = Loader::Grub { parts: "grub-13", tree: "trixie", secure: false };
+const GRUB_13_TPM: Loader = Loader::Grub { parts: "grub-13-tpm", tree: "trixie", secure: false };
 const SHIM_12: Loader = Loader::Grub { parts: "grub-12-shim", tree: "backports", secure: true };
 
 /// Debian 13, initramfs-tools, GRUB 2.12 without its tpm module.
@@ -113,6 +114,8 @@ pub const INITRAMFS_GRUB: Kind = Kind {
     shape: Shape::Mini,
     unlocker: Unlocker::Vmseal,
 };
+/// The same, with GRUB's tpm module: what it reads and does is measured.
+pub const INITRAMFS_GRUB_TPM: Kind = Kind { loader: GRUB_13_TPM, ..INITRAMFS_GRUB };
 /// Debian 13, initramfs-tools, the kernel given by the host.
 pub const INITRAMFS_KERNEL: Kind = Kind { loader: Loader::Kernel, ..INITRAMFS_GRUB };
 /// Debian 13, dracut, a unified kernel image.

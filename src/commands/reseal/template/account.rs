@@ -1,6 +1,6 @@
 //! What a plan for a template looks like, to people, scripts and the journal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use vmseal::measurement::pcr::join_pcrs;
@@ -26,10 +26,18 @@ pub fn lines(template: &Template, plan: &Plan) -> Vec<String> {
         count(plan.vms.len(), "machine"),
         count(plan.new_boots(), "boot"),
     )];
-    for shape in plan.shapes.iter().filter(|shape| !shape.changes.is_empty()) {
-        lines.extend(of_shape(shape, plan.shapes.len() > 1));
+    let common = plan.shapes.iter().filter(|shape| shape.machine.is_none());
+    let of_several = common.clone().count() > 1;
+    for shape in common.filter(|shape| !shape.changes.is_empty()) {
+        lines.extend(of_shape(shape, of_several));
     }
     let new: Vec<&VmPlan> = plan.with(Outlook::New).collect();
+    let names: BTreeSet<&str> = new.iter().map(|vm| vm.name.as_str()).collect();
+    let own = plan.shapes.iter().filter_map(|shape| {
+        let machine = shape.machine.as_deref().filter(|machine| names.contains(machine))?;
+        Some(of_own(shape, machine))
+    });
+    lines.extend(some(own.collect(), "boots of machines with words of their own"));
     let own = new.iter().filter(|vm| vm.before.as_ref() != Some(&vm.own));
     let own: Vec<String> = own
         .map(|vm| {
@@ -82,6 +90,15 @@ fn of_shape(shape: &Shape, of_several: bool) -> Vec<String> {
     [head].into_iter().chain(changes).collect()
 }
 
+/// What its own words change of a boot is told by the values: the words themselves are beside them.
+fn of_own(shape: &Shape, machine: &str) -> String {
+    let entry = shape.entry.as_ref().map(|entry| format!(" of {entry}")).unwrap_or_default();
+    let values = shape.values.iter().filter(|(pcr, _)| matches!(pcr.get(), 8 | 9));
+    let values = values.map(|(pcr, value)| format!("PCR {pcr} {value}"));
+    let values = values.collect::<Vec<_>>().join(", ");
+    format!("  with its own words {machine} measures{entry}: {values}")
+}
+
 /// The first lines, and how many there are besides.
 fn some(mut lines: Vec<String>, what: &str) -> Vec<String> {
     let more = lines.len().saturating_sub(NAMED);
@@ -126,7 +143,7 @@ fn shapes(plan: &Plan, boots: usize, events: usize) -> Vec<Value> {
         let changes = shape.changes.iter().take(events).map(ChangedEvent::to_json);
         let kinds = shape.kinds.iter();
         json!({
-            "entry": shape.entry, "machines": kinds
+            "entry": shape.entry, "machine": shape.machine, "machines": kinds
                 .map(|kind| json!({ "memory": kind.memory, "cpus": kind.cpus }))
                 .collect::<Vec<_>>(),
             "pcrs": shape.values, "changes": changes.collect::<Vec<_>>(),
