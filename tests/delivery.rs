@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -168,4 +169,36 @@ fn what_qubesdb_has_no_room_for_is_told() {
     host.reseal().ok();
     let after = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
     assert_eq!(after, before);
+}
+
+/// Where others can write beside what is delivered, root must not follow what they plant.
+#[test]
+fn what_is_planted_beside_a_delivery_is_neither_followed_nor_waited_for() {
+    let host = Host::new();
+    host.template(BASE, "files", "");
+    host.reseal().ok();
+    let (path, new, victim) = (host.file("a.json"), host.file("a.json.new"), host.path("victim"));
+    let delivered = fs::read(&path).unwrap();
+    fs::write(&victim, "precious").unwrap();
+    let plants: [&dyn Fn(); 4] = [
+        &|| symlink(&victim, &new).unwrap(),
+        &|| fs::hard_link(&victim, &new).unwrap(),
+        // What a crash leaves.
+        &|| fs::write(&new, "half").unwrap(),
+        &|| drop(run(Command::new("mkfifo").arg(&new)).ok()),
+    ];
+    for plant in plants {
+        fs::remove_file(&path).unwrap();
+        plant();
+        host.reseal().ok();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        assert_eq!(fs::read(&path).unwrap(), delivered);
+        assert!(!new.exists());
+    }
+    // What cannot be put aside is named, and nothing is delivered into it.
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&new).unwrap();
+    host.reseal().code(3).says("a.json");
+    assert!(!path.exists());
 }

@@ -190,7 +190,7 @@ impl Delivered {
         }
         for file in files {
             let write = || {
-                let mut new = File::create(file.new_path())?;
+                let mut new = create_anew(&file.new_path())?;
                 // Whatever the umask.
                 new.set_permissions(Permissions::from_mode(0o644))?;
                 new.write_all(file.text.as_bytes())
@@ -216,6 +216,15 @@ impl Delivered {
         let mut path = self.path.clone().into_os_string();
         path.push(".new");
         path.into()
+    }
+}
+
+/// A file that nobody had before, in the place of what a crash left or somebody planted there: a link
+/// is not followed, and what another has open is not written to.
+fn create_anew(path: &Path) -> std::io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => File::create_new(path),
     }
 }
 
