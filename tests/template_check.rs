@@ -184,6 +184,17 @@ fn each_fault_of_a_template_is_named() {
     fs::rename(&kept, host.path("delivered")).unwrap();
     host.check(&["debian"]).ok();
 
+    // The firmware's code, which a reference boot would run.
+    let (whole, code) = (fs::read_to_string(host.file("debian")).unwrap(), host.path("code.fd"));
+    let machine = format!("{whole}[machine]\nfirmware = \"{}\"\n", code.display());
+    fs::write(host.file("debian"), machine).unwrap();
+    wrong("code.fd: No such file");
+    fs::write(&code, "code").unwrap();
+    host.check(&["debian"]).ok();
+    mode(&code, 0o666);
+    wrong("others than its owner may write");
+    fs::write(host.file("debian"), whole).unwrap();
+
     // A machine that the template itself does not cover is no fault of its files.
     host.write("debian", "[[vm]]\nname = \"c\"\ncmdline = \"init=/bin/sh\"\n");
     let ran = host.check(&["debian"]).code(20);

@@ -22,7 +22,8 @@ pub fn faults(template: &Template) -> Vec<TemplateError> {
         Boot::Disk { .. } => (boot, vec![]),
         Boot::Kernel { .. } | Boot::Uki { .. } => (vec![], boot),
     };
-    let all = files.into_iter().chain(logs).chain(template.vars.as_ref());
+    let firmware = template.vars.iter().chain(&template.hardware.firmware);
+    let all = files.into_iter().chain(logs).chain(firmware);
     let mut faults: Vec<TemplateError> = all.filter_map(|path| of_file(path).err()).collect();
     faults.extend(disks.into_iter().filter_map(|path| of_disk(path).err()));
     faults.dedup();
