@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use guest::*;
+use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use testkit::{Ran, run};
 
@@ -273,6 +274,20 @@ fn two_at_once_wait_for_each_other() {
     assert_eq!(ended, [Some(0), Some(0)]);
     assert_eq!(entries(&guest).len(), 2);
     run(&mut guest.command(&["journal", "--verify"])).ok();
+}
+
+/// What is being approved was planned from the header and the state as they were: a keyslot that is
+/// sealed meanwhile would lose its signatures to it.
+#[test]
+fn nothing_is_enrolled_while_boots_are_being_approved() {
+    let guest = Guest::approved(SDBOOT);
+    let lock = fs::File::open(guest.path("var/lib/vmseal/.reseal.lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let before = (guest.machine.image.snapshot(), entries(&guest));
+    guest.enroll(&[]).code(3).says("another vmseal holds");
+    assert_eq!((guest.machine.image.snapshot(), entries(&guest)), before);
+    drop(lock);
+    guest.enroll(&[]).ok();
 }
 
 #[test]

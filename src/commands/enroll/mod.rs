@@ -15,7 +15,7 @@ use vmseal::measurement::pcr::parse_pcrs;
 use vmseal::measurement::text::printable;
 use vmseal::measurement::{PcrSelection, PcrValues};
 use vmseal::policy::with_latch;
-use vmseal::reseal::Kind;
+use vmseal::reseal::{Kind, Store};
 use vmseal::tpm::{Tpm, TpmError};
 
 use super::account::{self, Sealing};
@@ -61,6 +61,11 @@ pub fn run(global: &Global, args: &Enroll, talk: Talk) -> Done {
         true => Some(terminal::new_pin(args.pin_file.as_deref(), talk)?),
         false => None,
     };
+    // An approval that was planned before this would take from the header what this adds. Before the
+    // header's own lock, as there.
+    let is_of_system = inputs::is_of_system(global, device);
+    let alone = is_of_system.then(|| Store::below(&global.root).alone()).transpose();
+    let _alone = alone.map_err(Error::from)?;
     let open = || Device::open(device, header).map_err(Error::from);
     let mut device = open()?;
     let (opened, key) = device.open_keyslot(None, &passphrase).map_err(Error::from)?;
