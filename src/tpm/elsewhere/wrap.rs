@@ -7,9 +7,12 @@ use openssl::ec::{EcGroup, EcKey, EcPoint};
 use openssl::encrypt::Encrypter;
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
+use openssl::md::Md;
+use openssl::md_ctx::MdCtx;
 use openssl::nid::Nid;
 use openssl::pkey::PKey;
 use openssl::rsa::{Padding, Rsa};
+use openssl::sign::Signer;
 use openssl::symm::{Cipher, encrypt};
 use zeroize::Zeroizing;
 
@@ -46,22 +49,32 @@ impl SrkElsewhere {
     ) -> Result<(SealedSecret, SealedObject), TpmError> {
         let secret = SealedSecret::random().map_err(|error| failed(&error.to_string()))?;
         let obfuscation = random()?;
-        let public = public_area(policy, auth.is_none(), &obfuscation, &secret);
+        let object = self.wrap(policy, auth, &obfuscation, &secret);
+        let object = object.map_err(|error| failed(&error.to_string()))?;
+        Ok((secret, object))
+    }
+
+    fn wrap(
+        &self,
+        policy: PolicyDigest,
+        auth: Option<&AuthValue>,
+        obfuscation: &[u8],
+        secret: &SealedSecret,
+    ) -> Result<SealedObject, ErrorStack> {
+        let public = public_area(policy, auth.is_none(), obfuscation, secret)?;
         let name = [&SHA256.to_be_bytes()[..], PcrBank::Sha256.hash(&public).as_bytes()].concat();
         let (seed, encrypted_seed) = match &self.numbers {
             Numbers::Ecc(x, y) => ecc_seed(x, y),
             Numbers::Rsa(modulus) => rsa_seed(modulus),
-        }
-        .map_err(|error| failed(&error.to_string()))?;
-        let sensitive = sensitive_area(auth, &obfuscation, &secret);
-        let key = kdfa(&seed, b"STORAGE", &name, AES_KEY);
+        }?;
+        let sensitive = sensitive_area(auth, obfuscation, secret);
+        let key = kdfa(&seed, b"STORAGE", &name, AES_KEY)?;
         let iv = [0; AES_KEY];
-        let hidden = encrypt(Cipher::aes_128_cfb128(), &key, Some(&iv), &sensitive)
-            .map_err(|error| failed(&error.to_string()))?;
-        let integrity = kdfa(&seed, b"INTEGRITY", &[], LEN);
-        let mac = PcrBank::Sha256.hmac(&integrity, &[&hidden[..], &name].concat());
-        let private = [sized(mac.as_bytes()), hidden].concat();
-        Ok((secret, SealedObject::duplicate(private, public, encrypted_seed)))
+        let hidden = encrypt(Cipher::aes_128_cfb128(), &key, Some(&iv), &sensitive)?;
+        let integrity = kdfa(&seed, b"INTEGRITY", &[], LEN)?;
+        let mac = hmac(&integrity, &[&hidden[..], &name].concat())?;
+        let private = [sized(&mac), hidden].concat();
+        Ok(SealedObject::duplicate(private, public, encrypted_seed))
     }
 }
 
@@ -107,19 +120,18 @@ fn public_area(
     no_da: bool,
     obfuscation: &[u8],
     secret: &SealedSecret,
-) -> Vec<u8> {
+) -> Result<Vec<u8>, ErrorStack> {
     let attributes = if no_da { NO_DA } else { 0 };
-    let both = Zeroizing::new([obfuscation, secret.expose()].concat());
-    let unique = PcrBank::Sha256.hash(&both);
-    [
+    let unique = hash(&[obfuscation, secret.expose()])?;
+    Ok([
         &KEYED_HASH.to_be_bytes()[..],
         &SHA256.to_be_bytes(),
         &attributes.to_be_bytes(),
         &sized(policy.as_bytes()),
         &NULL.to_be_bytes(),
-        &sized(unique.as_bytes()),
+        &sized(&unique),
     ]
-    .concat()
+    .concat())
 }
 
 /// A `TPM2B_SENSITIVE` (12.3.2.4).
@@ -155,7 +167,7 @@ fn ecc_seed(x: &[u8; 32], y: &[u8; 32]) -> Result<(SecretBuffer, Vec<u8>), Error
         if own_x.first() == Some(&0) || shared.first() == Some(&0) {
             continue;
         }
-        let seed = kdfe(&shared, &own_x, x);
+        let seed = kdfe(&shared, &own_x, x)?;
         return Ok((seed, [sized(&own_x), sized(&own_y)].concat()));
     }
 }
@@ -179,17 +191,60 @@ fn rsa_seed(modulus: &[u8]) -> Result<(SecretBuffer, Vec<u8>), ErrorStack> {
 }
 
 /// `KDFa` with SHA-256 (part 1, 11.4.10.2), for at most one digest.
-fn kdfa(key: &[u8], label: &[u8], context: &[u8], length: usize) -> SecretBuffer {
+fn kdfa(
+    key: &[u8],
+    label: &[u8],
+    context: &[u8],
+    length: usize,
+) -> Result<SecretBuffer, ErrorStack> {
     let bits = (length as u32) * 8;
     let message = [&1_u32.to_be_bytes()[..], label, &[0], context, &bits.to_be_bytes()].concat();
-    let mut derived = PcrBank::Sha256.hmac(key, &message).as_bytes().to_vec();
+    let mut derived = hmac(key, &message)?;
+    // Within its own memory, which is wiped whole.
     derived.truncate(length);
-    Zeroizing::new(derived)
+    Ok(derived)
 }
 
 /// `KDFe` with SHA-256 (11.4.10.3), for one digest.
-fn kdfe(shared: &[u8], own_x: &[u8], peer_x: &[u8]) -> SecretBuffer {
-    let message = [&1_u32.to_be_bytes()[..], shared, DUPLICATE, own_x, peer_x].concat();
-    let message = Zeroizing::new(message);
-    Zeroizing::new(PcrBank::Sha256.hash(&message).as_bytes().to_vec())
+fn kdfe(shared: &[u8], own_x: &[u8], peer_x: &[u8]) -> Result<SecretBuffer, ErrorStack> {
+    hash(&[&1_u32.to_be_bytes(), shared, DUPLICATE, own_x, peer_x])
+}
+
+/// SHA-256 of what is secret: OpenSSL wipes its state, and a plain digest would stay behind.
+fn hash(parts: &[&[u8]]) -> Result<SecretBuffer, ErrorStack> {
+    let mut digest = Zeroizing::new(vec![0; LEN]);
+    let mut context = MdCtx::new()?;
+    context.digest_init(Md::sha256())?;
+    parts.iter().try_for_each(|part| context.digest_update(part))?;
+    context.digest_final(&mut digest)?;
+    Ok(digest)
+}
+
+/// HMAC with SHA-256 under a key that is secret, as [`hash`].
+fn hmac(key: &[u8], message: &[u8]) -> Result<SecretBuffer, ErrorStack> {
+    let mut mac = Zeroizing::new(vec![0; LEN]);
+    let key = PKey::hmac(key)?;
+    Signer::new(MessageDigest::sha256(), &key)?.sign_oneshot(&mut mac, message)?;
+    Ok(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_is_wiped_is_what_the_plain_digests_are() {
+        let parts = [&b"seed"[..], b"", b"point"];
+        assert_eq!(*hash(&parts).unwrap(), PcrBank::Sha256.hash(&parts.concat()).as_bytes());
+        // A short key, and one longer than a block.
+        for (key, message) in
+            [(&b"Jefe"[..], &b"what do ya want for nothing?"[..]), (&[0xaa; 131], b"x")]
+        {
+            let expected = PcrBank::Sha256.hmac(key, message);
+            assert_eq!(*hmac(key, message).unwrap(), expected.as_bytes());
+        }
+        assert_eq!(kdfa(b"key", b"STORAGE", b"name", AES_KEY).unwrap().len(), AES_KEY);
+    }
 }
