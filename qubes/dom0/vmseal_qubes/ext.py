@@ -5,7 +5,8 @@ Features of a VM, which dom0 alone sets (those of its TemplateVM do not count: a
 some of its own by qubes.FeaturesRequest):
 
 vmseal-template  the vmseal template that has this VM; without it nothing is done
-vmseal-refuse    1: a VM that is not covered is not started; else it starts, and stands at its prompt
+vmseal-refuse    a VM that is not covered is not started, where this is anything but empty; else it
+                 starts, and stands at its prompt
 """
 
 import asyncio
@@ -18,7 +19,7 @@ import qubes.ext
 TEMPLATE = "vmseal-template"
 REFUSE = "vmseal-refuse"
 QDB_PATH = "/vm-config/vmseal-policy"
-# QUBESDB_MAX_DATA
+# QDB_MAX_DATA
 QDB_LIMIT = 3072
 PATIENCE = 60
 
@@ -31,20 +32,24 @@ class VmsealExtension(qubes.ext.Extension):
         # By the VM's name: the file that it is to be given.
         self.files = {}
 
-    # R4.2 has the first event only; of R4.3 the second is the last before the VM is made.
-    @qubes.ext.handler("domain-pre-start", "domain-pre-spawn")
-    async def on_domain_pre_start(self, vm, event, **kwargs):
+    # The last event before the VM is made: what it is made of does not change any more.
+    @qubes.ext.handler("domain-pre-spawn")
+    async def on_domain_pre_spawn(self, vm, event, **kwargs):
         """Refuses a VM that is not covered, or says so."""
         # pylint: disable=unused-argument
         self.files.pop(vm.name, None)
-        template = vm.features.get(TEMPLATE, None)
+        template = vm.features.get(TEMPLATE, "")
         if not template:
             return
-        open_points = await self._look_at(vm, str(template))
+        try:
+            open_points = await self._look_at(vm, str(template))
+        except Exception as error:  # pylint: disable=broad-except
+            # Whatever it is, a VM that must not be refused is to start.
+            open_points = ["it cannot be told: " + (str(error) or type(error).__name__)]
         if not open_points:
             return
         why = "vmseal: not covered by what was approved: " + "; ".join(open_points)
-        if vm.features.get(REFUSE, None) == "1":
+        if vm.features.get(REFUSE, ""):
             raise qubes.exc.QubesVMError(vm, why)
         vm.log.warning("%s", why)
 
@@ -57,32 +62,30 @@ class VmsealExtension(qubes.ext.Extension):
             return
         try:
             with open(path, encoding="ascii") as file:
-                text = file.read(QDB_LIMIT + 1)
-        except (OSError, UnicodeDecodeError) as error:
-            vm.log.warning("vmseal: %s: %s", path, error)
-            return
-        if len(text) > QDB_LIMIT:
-            vm.log.warning("vmseal: %s is too long for QubesDB", path)
-            return
-        vm.untrusted_qdb.write(QDB_PATH, text)
+                # qubesdb-read would write the end of the line as \x0a, which is no JSON.
+                text = file.read(QDB_LIMIT + 2).rstrip("\n")
+            if len(text) > QDB_LIMIT:
+                raise ValueError("too long for QubesDB")
+            vm.untrusted_qdb.write(QDB_PATH, text)
+        except Exception as error:  # pylint: disable=broad-except
+            # Raised, it would kill the VM, which stands at its prompt without.
+            vm.log.warning("vmseal: cannot hand over %s: %s", path, error)
 
     async def _look_at(self, vm, template):
         """Why the VM is not covered; notes which file it is to be given."""
-        try:
-            found, said = await _check(template, vm.name)
-        except (OSError, ValueError, asyncio.TimeoutError) as error:
-            return ["vmseal template check: " + (str(error) or type(error).__name__)]
+        found, said = await _check(template, vm.name)
         if found.get("faults"):
             return [str(fault) for fault in found["faults"]]
         for machine in found.get("machines", []):
-            if machine.get("name") == vm.name:
+            if machine["name"] == vm.name:
                 self.files[vm.name] = machine["file"]
                 return [str(why) for why in machine["why"]] + _differences(vm, machine)
         return [said or "template {} has no such VM".format(template)]
 
 
 async def _check(template, name):
-    """What vmseal finds of a VM of a template: an object, and what it said."""
+    """What vmseal finds of a VM of a template: an object, and what it said. qubesd goes on
+    meanwhile."""
     # A name of a VM begins with a letter; that of a template is vmseal's to judge.
     process = await asyncio.create_subprocess_exec(
         "vmseal", "template", "check", "--json", "--vm", name, "--", template,
@@ -93,8 +96,12 @@ async def _check(template, name):
     try:
         out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
     except asyncio.TimeoutError:
-        process.kill()
-        raise
+        raise TimeoutError("vmseal did not end in {} seconds".format(PATIENCE)) from None
+    finally:
+        # Also where the start was called off.
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     said = err.decode("ascii", "replace").strip().split("\n")[0]
     templates = json.loads(out)["templates"] if out else []
     return (templates[0] if templates else {}), said
@@ -103,16 +110,25 @@ async def _check(template, name):
 def _differences(vm, machine):
     """In what dom0 is about to start the VM otherwise than its template tells. The end of the command
     line may be what its TemplateVM asked for (boot-mode.kernelopts.*): it is not trusted."""
-    system = xml.etree.ElementTree.fromstring(vm.create_config_file()).find("os")
-    given = {}
-    for what in ("kernel", "initrd", "cmdline"):
-        element = None if system is None else system.find(what)
-        given[what] = "" if element is None else (element.text or "")
-    # Two spaces are one to nobody: dom0 writes some at the ends.
-    given["cmdline"] = given["cmdline"].strip()
+    given = _given(vm)
     names = {"cmdline": "command line"}
     return [
         "another {} than the template tells".format(names.get(what, what))
         for what in ("kernel", "initrd", "cmdline")
         if machine[what] is not None and machine[what] != given[what]
     ]
+
+
+def _given(vm):
+    """Kernel, initrd and command line, as libvirt is about to be told."""
+    domain = xml.etree.ElementTree.fromstring(vm.create_config_file())
+    given = {
+        what: domain.findtext("os/" + what, default="")
+        for what in ("kernel", "initrd", "cmdline")
+    }
+    if vm.virt_mode == "hvm" and vm.kernel:
+        # Its device model starts the copies in modules.img, which libvirt is not told of.
+        given["kernel"], given["initrd"] = vm.kernel_path, vm.initramfs_path or ""
+    # Two spaces are one to nobody: dom0 writes some at the ends.
+    given["cmdline"] = given["cmdline"].strip()
+    return given
