@@ -283,6 +283,46 @@ fn a_kernel_of_qubes_becomes_a_template_with_own_words_first() {
     );
     assert_eq!(template.cmdline(""), "root=/dev/mapper/dmroot ro nomodeset");
     assert_eq!(boots(&template).0, kernel.join("vmlinuz"));
+    // kernelopts of each come after what all have: its pin.
+    let ends = |name: &str| {
+        format!("{name}=systemd.machine_id={name} @all swiotlb=2048 vmseal.pin={name}")
+    };
+    let vms = ["work", "web"].map(ends);
+    add(&[
+        "--vm",
+        &vms[0].replace("swiotlb=2048 ", ""),
+        "--vm",
+        &vms[1].replace("swiotlb=2048 ", ""),
+    ])
+    .ok();
+    let template = host.template();
+    assert_eq!(template.cmdline(""), "root=/dev/mapper/dmroot ro nomodeset");
+    for vm in &template.vms {
+        let name = &vm.name;
+        assert_eq!(
+            template.cmdline(&vm.cmdline),
+            format!(
+                "systemd.machine_id={name} root=/dev/mapper/dmroot ro nomodeset vmseal.pin={name}"
+            )
+        );
+        assert_eq!(template.stranger(vm), None);
+    }
+    // What kernelopts have in common are words of all.
+    add(&["--vm", &vms[0], "--vm", &vms[1]]).ok();
+    let template = host.template();
+    for vm in &template.vms {
+        let line = template.cmdline(&vm.cmdline);
+        assert!(
+            line.ends_with(&format!("nomodeset swiotlb=2048 vmseal.pin={}", vm.name)),
+            "{line}"
+        );
+    }
+    // Twice, or where the template has a place for them, they are in nobody's place.
+    let text = fs::read_to_string(host.file()).unwrap();
+    for (from, to) in [("@all", "@all @all"), ("cmdline = \"root", "cmdline = \"@own root")] {
+        let refused = Template::parse("debian-13", &text.replacen(from, to, 1)).unwrap_err();
+        assert!(refused.contains("has @all twice, or where the template has @own"), "{refused}");
+    }
     // What is not filled in is refused, not taken.
     let mut check = Command::new(VMSEAL);
     check.args(["template", "check", "debian-13"]).arg("--root").arg(host.0.path());
@@ -295,6 +335,8 @@ fn line() -> impl Strategy<Value = String> {
         Just("ro".to_owned()),
         Just("root=/dev/x".to_owned()),
         Just("@own".to_owned()),
+        Just("@all".to_owned()),
+        Just("vmseal.pin=x".to_owned()),
         "systemd\\.machine_id=[0-9]",
     ];
     proptest::collection::vec(word, 0..6).prop_map(|words| words.join(" "))
@@ -328,7 +370,7 @@ proptest! {
         } else {
             // Only what a template cannot tell is refused.
             let odd = |line: &String| {
-                line.split(' ').any(|word| word.is_empty() || word == "@own")
+                line.split(' ').any(|word| word.is_empty() || word == "@own" || word == "@all")
             };
             prop_assert!(lines.iter().any(odd), "{:?}", draft);
         }

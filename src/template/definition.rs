@@ -199,6 +199,8 @@ const OWN_WORDS: [&str; 3] = ["systemd.machine_id=", "systemd.hostname=", "vmsea
 impl Template {
     /// Where a machine's own words stand in the command line of all.
     pub const OWN: &'static str = "@own";
+    /// Where the command line of all stands in a machine's own words, which then come on both sides.
+    pub const ALL: &'static str = "@all";
     /// Longest text of a template.
     pub const MAX_LEN: usize = 8 << 20;
     /// Most machines of a template.
@@ -227,14 +229,15 @@ impl Template {
         }
     }
 
-    /// The whole command line of a machine: its own words stand where the template says so, else
-    /// at the end.
+    /// The whole command line of a machine: its own words stand where the template says so, or around
+    /// what all have where they say so, else at the end.
     pub fn cmdline(&self, own: &str) -> String {
         let cmdline = self.boot.cmdline().unwrap_or_default();
-        if cmdline.split(' ').any(|word| word == Self::OWN) {
-            let words = cmdline.split(' ').map(|word| if word == Self::OWN { own } else { word });
-            let is_left_out = |word: &str| own.is_empty() && word.is_empty();
-            return words.filter(|word| !is_left_out(word)).collect::<Vec<_>>().join(" ");
+        if has_word(own, Self::ALL) {
+            return with_word(own, Self::ALL, cmdline);
+        }
+        if has_word(cmdline, Self::OWN) {
+            return with_word(cmdline, Self::OWN, own);
         }
         match (cmdline, own) {
             (all, "") => all.to_owned(),
@@ -254,7 +257,8 @@ impl Template {
         let is_known = |word: &str| {
             // In quotes a word goes on after a space.
             let is_plain = !word.contains(['"', '\'']);
-            is_plain && self.own_words.iter().any(|start| word.starts_with(start.as_str()))
+            word == Self::ALL
+                || is_plain && self.own_words.iter().any(|start| word.starts_with(start.as_str()))
         };
         vm.cmdline.split(' ').filter(|word| !word.is_empty()).find(|word| !is_known(word))
     }
@@ -273,4 +277,16 @@ impl Template {
         let memory = choices(vm.memory, &self.memory);
         memory.iter().flat_map(|memory| cpus.iter().map(|cpus| (*memory, *cpus))).collect()
     }
+}
+
+/// Whether a command line has a word.
+pub(super) fn has_word(line: &str, word: &str) -> bool {
+    line.split(' ').any(|found| found == word)
+}
+
+/// A command line with others in the place of a word.
+fn with_word(line: &str, word: &str, others: &str) -> String {
+    let words = line.split(' ').map(|found| if found == word { others } else { found });
+    let is_left_out = |found: &str| others.is_empty() && found.is_empty();
+    words.filter(|found| !is_left_out(found)).collect::<Vec<_>>().join(" ")
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::definition::{Boot, Delivery, DeliveryKind, Disk, Material, Reference, Template, Vm};
+use super::definition::{
+    Boot, Delivery, DeliveryKind, Disk, Material, Reference, Template, Vm, has_word,
+};
 use super::hardware::Hardware;
 use crate::authority::is_template_name;
 use crate::measurement::PcrBank;
@@ -156,6 +158,12 @@ impl Template {
             // File systems and people may not tell them apart.
             if !names.insert(name.to_ascii_lowercase()) {
                 return Err(format!("there are two machines of the name {name}"));
+            }
+            let alls = vm.cmdline.split(' ').filter(|word| *word == Self::ALL).count();
+            let has_own = self.boot.cmdline().is_some_and(|all| has_word(all, Self::OWN));
+            if alls > 1 || (alls == 1 && has_own) {
+                let (all, own) = (Self::ALL, Self::OWN);
+                return Err(format!("{name} has {all} twice, or where the template has {own}"));
             }
             let line = self.cmdline(&vm.cmdline);
             if !is_line(&line) {

@@ -171,7 +171,9 @@ fn machine(name: &str, machine: &Described) -> Result<Vec<String>, ImportError> 
 /// How the words begin that machines have of their own, and may not unless the template says so.
 fn strangers(machines: &[Described], own: &[String]) -> Vec<String> {
     let known = Template::default_own_words();
-    let is_known = |word: &str| known.iter().any(|start| word.starts_with(start.as_str()));
+    let is_known = |word: &str| {
+        word == Template::ALL || known.iter().any(|start| word.starts_with(start.as_str()))
+    };
     // In a template of one machine no word is another's.
     let words = own.iter().filter(|_| !machines.is_empty()).flat_map(|own| own.split(' '));
     let strange = words.filter(|word| !word.is_empty() && !is_known(word));

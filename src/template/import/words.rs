@@ -3,9 +3,12 @@
 use crate::template::Template;
 
 /// The command line of all, with [`Template::OWN`] where own words stand unless that is the end, and
-/// the own words of each line, in their order.
+/// the own words of each line, in their order; around [`Template::ALL`] where they stand at both ends.
 pub fn split(lines: &[&str], own_first: bool) -> (String, Vec<String>) {
     let words: Vec<Vec<&str>> = lines.iter().map(|line| line.split(' ').collect()).collect();
+    if let Some(found) = within_own(&words) {
+        return found;
+    }
     let (prefix, suffix) = match words.as_slice() {
         [only] => around_own(only, own_first),
         _ => in_common(&words),
@@ -42,10 +45,32 @@ fn in_common(lines: &[Vec<&str>]) -> (usize, usize) {
     (prefix, suffix)
 }
 
+/// What all lines are between the words of their own, where any has these at both ends.
+fn within_own(lines: &[Vec<&str>]) -> Option<(String, Vec<String>)> {
+    let mut all: Option<String> = None;
+    let (mut own, mut is_around) = (vec![], false);
+    for line in lines {
+        let before = line.iter().take_while(|word| is_own(word)).count();
+        let (first, rest) = line.split_at(before);
+        let after = rest.iter().rev().take_while(|word| is_own(word)).count();
+        let (middle, last) = rest.split_at(rest.len() - after);
+        let middle = middle.join(" ");
+        if middle.is_empty() || *all.get_or_insert_with(|| middle.clone()) != middle {
+            return None;
+        }
+        is_around |= !first.is_empty() && !last.is_empty();
+        own.push([first, &[Template::ALL], last].concat().join(" "));
+    }
+    all.filter(|_| is_around).map(|all| (all, own))
+}
+
+/// Whether a word is one in which machines of one template differ.
+fn is_own(word: &&str) -> bool {
+    Template::default_own_words().iter().any(|start| word.starts_with(start.as_str()))
+}
+
 /// How many words come before and after the first run of words that machines have of their own.
 fn around_own(line: &[&str], own_first: bool) -> (usize, usize) {
-    let starts = Template::default_own_words();
-    let is_own = |word: &&str| starts.iter().any(|start| word.starts_with(start.as_str()));
     let before = match line.iter().position(is_own) {
         Some(index) => index,
         None if own_first => return (0, line.len()),
@@ -74,6 +99,16 @@ mod tests {
                 &["systemd.machine_id=1"],
             ),
             (&["root=x quiet"], "root=x quiet", &[""]),
+            (
+                &["systemd.machine_id=1 a b vmseal.pin=x", "a b vmseal.pin=y"],
+                "a b",
+                &["systemd.machine_id=1 @all vmseal.pin=x", "@all vmseal.pin=y"],
+            ),
+            (
+                &["systemd.machine_id=1 a b vmseal.pin=x", "a c vmseal.pin=y"],
+                "@own",
+                &["systemd.machine_id=1 a b vmseal.pin=x", "a c vmseal.pin=y"],
+            ),
         ] {
             let (found, found_own) = split(lines, false);
             assert_eq!(
