@@ -77,6 +77,20 @@ pub enum AuthorityError {
     Unfinished {
         /// Its file.
         old: PathBuf,
+        /// The template, where it is the key of one.
+        template: Option<String>,
+    },
+    /// No key before the present one is kept.
+    NotRotated {
+        /// Where it would be.
+        old: PathBuf,
+    },
+    /// Machines that were not enrolled again would be locked out, and nobody said that there is none.
+    Unconfirmed {
+        /// The template.
+        template: String,
+        /// How many machines it has.
+        machines: usize,
     },
     /// Another program works on the key.
     Busy {
@@ -139,9 +153,16 @@ impl fmt::Display for AuthorityError {
                 "{} would not be on an encrypted file system, as far as can be told",
                 path.display()
             ),
-            Self::Unfinished { old } => {
+            Self::Unfinished { old, .. } => {
                 write!(f, "the last rotation is not finished: {} is still kept", old.display())
             }
+            Self::NotRotated { old } => {
+                write!(f, "there is no rotation to finish: there is no key {}", old.display())
+            }
+            Self::Unconfirmed { template, machines } => write!(
+                f,
+                "a host cannot see which machines of template {template} were enrolled again, and nobody said that all {machines} were"
+            ),
             Self::Busy { folder } => write!(f, "another program works in {}", folder.display()),
             Self::Io { path, cause } => write!(f, "{}: {cause}", path.display()),
             Self::Signing(error) => error.fmt(f),

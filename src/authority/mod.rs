@@ -11,6 +11,7 @@ mod owner;
 mod scribe;
 mod signature_file;
 mod store;
+mod template;
 
 pub use error::AuthorityError;
 pub use key_file::KeyFile;
@@ -18,3 +19,4 @@ pub use owner::{Holder, Other, Owner, is_template_name};
 pub use scribe::{Scribes, replaced, sign_line};
 pub use signature_file::{SIGNATURE_FILE, leave_signatures};
 pub use store::{Rotated, Store};
+pub use template::TemplateKeys;

@@ -102,11 +102,7 @@ impl Store {
     /// # Errors
     /// Those of [`Store::read`], and [`AuthorityError::OfAnother`].
     pub fn of(&self, name: &str) -> Result<SigningKey, AuthorityError> {
-        let file = self.read()?;
-        match file.holder {
-            Holder::Template(of) if of == name => Ok(file.key),
-            found => Err(self.of_another(Holder::Template(name.to_owned()).to_string(), &found)),
-        }
+        Ok(self.require_of(name, &self.path, self.read()?)?.key)
     }
 
     fn of_another(&self, expected: String, found: &Holder) -> AuthorityError {
@@ -186,34 +182,52 @@ impl Store {
     /// [`AuthorityError::Unfinished`] while a key before the present one is kept, and those of
     /// reading and writing.
     pub fn rotate(&self, owner: &Owner, key: &SigningKey) -> Result<Rotated, AuthorityError> {
-        let lock = self.lock()?;
+        let _lock = self.lock()?;
         // One that others could read is all the more to be replaced.
         let present = read(&self.path, false)?;
-        let old_path = self.old_path();
         let is_own = match &present.holder {
             Holder::Machine(of) => of.differs_from(owner).is_none(),
             found => return Err(self.of_another("this machine".to_owned(), found)),
         };
-        let is_kept = old_path.symlink_metadata().is_ok();
-        let is_cut_short = is_kept && self.old().is_none();
-        if is_own && is_kept && !is_cut_short {
-            return Err(AuthorityError::Unfinished { old: old_path });
+        if is_own {
+            self.require_finished(&present)?;
         }
-        let text = KeyFile::to_text(&Holder::Machine(owner.clone()), key)?;
-        let written = self.write_new(&text).and_then(|new| {
-            if is_kept {
-                fs::remove_file(&old_path)?;
+        self.replace(is_own, &KeyFile::to_text(&Holder::Machine(owner.clone()), key)?)?;
+        Ok(Rotated { old: is_own.then(|| present.key.public().clone()) })
+    }
+
+    /// Refuses while a key before the present one is kept. After a rotation that was cut short, what
+    /// is kept is the present one itself.
+    pub(super) fn require_finished(&self, present: &KeyFile) -> Result<(), AuthorityError> {
+        let old = self.old_path();
+        let is_present =
+            || read(&old, false).is_ok_and(|kept| kept.key.public() == present.key.public());
+        if old.symlink_metadata().is_err() || is_present() {
+            return Ok(());
+        }
+        let template = match &present.holder {
+            Holder::Machine(_) => None,
+            Holder::Template(name) => Some(name.clone()),
+        };
+        Err(AuthorityError::Unfinished { old, template })
+    }
+
+    /// Puts a key file of this text in the place of the present one, which stays beside it where
+    /// `keep` says so; what was kept before is gone. The folder must be locked.
+    pub(super) fn replace(&self, keep: bool, text: &SecretBuffer) -> Result<(), AuthorityError> {
+        let old = self.old_path();
+        let written = self.write_new(text).and_then(|new| {
+            if old.symlink_metadata().is_ok() {
+                fs::remove_file(&old)?;
             }
-            if is_own {
-                fs::hard_link(&self.path, &old_path)?;
-                fs::set_permissions(&old_path, Permissions::from_mode(0o600))?;
+            if keep {
+                fs::hard_link(&self.path, &old)?;
+                fs::set_permissions(&old, Permissions::from_mode(0o600))?;
                 File::open(self.folder())?.sync_all()?;
             }
             fs::rename(&new, &self.path)
         });
-        self.settle(written)?;
-        drop(lock);
-        Ok(Rotated { old: is_own.then(|| present.key.public().clone()) })
+        self.settle(written)
     }
 
     /// Removes the key before: nothing carries it any more.
@@ -238,7 +252,7 @@ impl Store {
     }
 
     /// Exclusive use of the folder. What an earlier run left half done is swept.
-    fn lock(&self) -> Result<MetadataLock, AuthorityError> {
+    pub(super) fn lock(&self) -> Result<MetadataLock, AuthorityError> {
         let folder = self.folder();
         let failed = |error: &io::Error| AuthorityError::io(folder, error);
         fs::create_dir_all(folder).map_err(|error| failed(&error))?;
@@ -275,7 +289,7 @@ impl Store {
 }
 
 /// Reads a key file; `strict` wants it to be its owner's alone.
-fn read(path: &Path, strict: bool) -> Result<KeyFile, AuthorityError> {
+pub(super) fn read(path: &Path, strict: bool) -> Result<KeyFile, AuthorityError> {
     let malformed = |cause| AuthorityError::Malformed { path: path.to_owned(), cause };
     let failed = |error: io::Error| match error.kind() {
         ErrorKind::NotFound => AuthorityError::Missing { path: path.to_owned() },

@@ -22,8 +22,8 @@ pub enum AuthorityCommand {
     Show(Key),
     /// Print the public half in PEM
     Export(Key),
-    /// Put a new key in the place of the present one of this machine
-    Rotate(NewKey),
+    /// Put a new key in the place of the present one of this machine, or of a template on a host
+    Rotate(Rotate),
 }
 
 /// Where the key is.
@@ -40,10 +40,27 @@ pub struct Key {
 /// Whose a new key is.
 #[derive(Debug, Args)]
 pub struct NamedNewKey {
-    /// Template whose machines the key is to approve boots of, on their host; without --key it goes
-    /// into /etc/vmseal/authorities/NAME.pem
+    /// Template whose machines the key is to approve boots of, on their host
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
+    /// Where it goes.
+    #[command(flatten)]
+    pub new: NewKey,
+}
+
+/// `vmseal authority rotate`
+#[derive(Debug, Args)]
+pub struct Rotate {
+    /// Template whose key it is, on its host: the key before goes on signing beside the new one
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Once every machine of the template is enrolled with the new key: remove the one before, and
+    /// what it has signed from what is delivered
+    #[arg(long, requires = "name", conflicts_with_all = ["key", "allow_unprotected"])]
+    pub finish: bool,
+    /// With --finish: every machine is enrolled with the new key, do not ask
+    #[arg(long, requires = "finish")]
+    pub yes: bool,
     /// Where it goes.
     #[command(flatten)]
     pub new: NewKey,
@@ -52,7 +69,7 @@ pub struct NamedNewKey {
 /// Where a new key goes.
 #[derive(Debug, Args)]
 pub struct NewKey {
-    /// The key [default: /etc/vmseal/authority.pem]
+    /// The key [default: /etc/vmseal/authority.pem, of a template /etc/vmseal/authorities/NAME.pem]
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
     /// Write it although its file system is not known to be encrypted, or the image is a template

@@ -241,6 +241,12 @@ fn template_hint(error: &TemplateError) -> &'static str {
         TemplateError::Account { .. } => {
             "restore it, or move it away: then all that the template tells is approved anew"
         }
+        TemplateError::TooLarge { keys: 2.., .. } => {
+            "name fewer memory sizes and processor counts, drop older boots with --narrow, or deliver otherwise than by QubesDB until the rotation is finished; the files are as they were"
+        }
+        TemplateError::NotSignedAnew { .. } => {
+            "nothing was changed. Run vmseal reseal --template NAME, and enroll every machine with the public half that vmseal authority export NAME prints; then finish the rotation"
+        }
         TemplateError::TooLarge { .. } => {
             "name fewer memory sizes and processor counts, or drop older boots: --narrow"
         }
@@ -353,7 +359,16 @@ fn authority_hint(error: &AuthorityError) -> &'static str {
         AuthorityError::Unprotected { .. } => {
             "name a file on an encrypted volume with --key FILE, or take the risk: vmseal authority init --allow-unprotected"
         }
-        AuthorityError::Unfinished { .. } => {
+        AuthorityError::Unfinished { template: Some(_), .. } => {
+            "machines may still open by it alone: enroll each again with the present key, then run vmseal authority rotate NAME --finish"
+        }
+        AuthorityError::NotRotated { .. } => {
+            "vmseal authority rotate NAME without --finish replaces the key"
+        }
+        AuthorityError::Unconfirmed { .. } => {
+            "nothing was changed. A machine that is enrolled with the key before only would ask for its passphrase. Once each is enrolled again, say so at a terminal or with --yes"
+        }
+        AuthorityError::Unfinished { template: None, .. } => {
             "vmseal authority show names the volumes to be enrolled again; remove the file by hand where these are gone"
         }
         AuthorityError::Busy { .. } => "wait for the other program to end, then try again",

@@ -108,7 +108,7 @@ impl FromStr for PcrIndex {
 }
 
 /// Which PCRs of which bank.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PcrSelection {
     /// The bank.
     pub bank: PcrBank,

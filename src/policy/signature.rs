@@ -157,6 +157,26 @@ impl Signatures {
             .collect()
     }
 
+    /// Whether there is one by the key of this fingerprint, of `approved`, for these PCRs and without a
+    /// policyRef.
+    pub fn has(&self, pkfp: &str, pcrs: &PcrSelection, approved: &PolicyDigest) -> bool {
+        self.0.iter().any(|one| {
+            one.key == pkfp
+                && one.approved == *approved
+                && one.policy_ref.is_empty()
+                && one.bank == pcrs.bank
+                && one.pcrs == pcrs.pcrs
+        })
+    }
+
+    /// What is signed, with the PCRs that it is about.
+    pub fn approvals(&self) -> impl Iterator<Item = (PcrSelection, PolicyDigest)> {
+        self.0.iter().map(|one| {
+            let pcrs = PcrSelection { bank: one.bank, pcrs: one.pcrs.clone() };
+            (pcrs, one.approved)
+        })
+    }
+
     /// The banks for which `authorization`'s key has signed anything.
     pub fn banks_of(&self, authorization: &Authorization) -> BTreeSet<PcrBank> {
         let key = authorization.key.fingerprint().to_string();

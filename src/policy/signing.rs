@@ -98,11 +98,6 @@ impl SigningKey {
         &self.public
     }
 
-    /// The public half, ready to verify.
-    pub fn verifying(&self) -> &VerifyingKeys {
-        &self.verifying
-    }
-
     /// Signs what a session must reach for `authorization`'s PCRs: its bank, PCRs and policyRef are
     /// noted beside. A signature that does not verify is never given away.
     ///

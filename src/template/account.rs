@@ -1,7 +1,7 @@
 //! What a host approved for the machines of a template: the events that were looked at, and which
 //! policies were signed for which machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -87,6 +87,11 @@ impl Account {
             "generation": self.generation, "shapes": shapes.collect::<Vec<_>>(), "vms": self.vms,
         });
         format!("{json}\n")
+    }
+
+    /// What is approved, in hexadecimal, each once.
+    pub fn boots(&self) -> BTreeSet<&str> {
+        self.vms.values().flat_map(|known| known.boots.keys().map(String::as_str)).collect()
     }
 
     /// Whether this was approved for a machine.

@@ -56,6 +56,13 @@ pub enum TemplateError {
         limit: usize,
         /// Bytes there would be.
         found: usize,
+        /// Keys that sign.
+        keys: usize,
+    },
+    /// What is delivered is not signed by the template's new key as it is by the one before.
+    NotSignedAnew {
+        /// The template.
+        template: String,
     },
     /// Two machines would be given the same file.
     SameFile {
@@ -202,10 +209,18 @@ impl fmt::Display for TemplateError {
                 let cause = printable(cause, 240);
                 write!(f, "{} does not tell what was approved: {cause}", path.display())
             }
-            Self::TooLarge { path, limit, found } => {
+            Self::TooLarge { path, limit, found, keys } => {
                 let path = path.display();
-                write!(f, "{path} would have {found} bytes, at most {limit} are taken")
+                write!(f, "{path} would have {found} bytes, at most {limit} are taken")?;
+                match keys {
+                    0 | 1 => Ok(()),
+                    _ => write!(f, ": until the rotation is finished, {keys} keys sign each boot"),
+                }
             }
+            Self::NotSignedAnew { template } => write!(
+                f,
+                "the new key of template {template} has not signed all that the key before has"
+            ),
             Self::SameFile { path } => {
                 write!(f, "two templates would write {}", path.display())
             }

@@ -12,7 +12,9 @@ mod template;
 pub use header::{Events, Header};
 pub use literal::retire;
 pub use target::Target;
-pub use template::{Work as TemplateWork, ask, delivered, forecasts, given, path_of, paths};
+pub use template::{
+    Work as TemplateWork, ask, delivered, fingerprint, forecasts, given, path_of, paths,
+};
 
 use serde_json::Value;
 use vmseal::Error;

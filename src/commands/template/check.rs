@@ -14,7 +14,7 @@ use vmseal::template::{Boot, Material, Template, TemplateError, Templates, Vm, f
 use super::read;
 use crate::cli::{Check, Global};
 use crate::commands::Done;
-use crate::commands::reseal::{TemplateWork as Work, delivered, path_of};
+use crate::commands::reseal::{TemplateWork as Work, delivered, fingerprint, path_of};
 use crate::commands::terminal::Talk;
 
 /// Machines that are named; the others are counted.
@@ -26,6 +26,8 @@ struct Findings {
     /// Of a machine it cannot be told then whether it is one of that template.
     is_unread: bool,
     faults: Vec<String>,
+    /// Fingerprints of the keys that sign, that of the key before last.
+    keys: Vec<String>,
     machines: Vec<Machine>,
 }
 
@@ -37,6 +39,8 @@ struct Machine {
     given: [Option<String>; 3],
     /// Why it does not open, or not however it may be started.
     why: Vec<String>,
+    /// Whether it would not open if it were enrolled with the new key of a rotation.
+    by_old_alone: bool,
 }
 
 /// Looks, tells, and ends with what is worst.
@@ -53,7 +57,8 @@ pub fn run(global: &Global, args: &Check, talk: Talk) -> Done {
     let mut files = BTreeSet::new();
     let mut found = vec![];
     for name in names {
-        let mut findings = Findings { name, is_unread: false, faults: vec![], machines: vec![] };
+        let mut findings =
+            Findings { name, is_unread: false, faults: vec![], keys: vec![], machines: vec![] };
         match templates.read(&findings.name) {
             Err(error) => {
                 findings.faults.push(error.to_string());
@@ -152,10 +157,13 @@ impl Findings {
         let quiet = Talk { quiet: true, verbose: 0, json: false };
         match Work::of(global, templates, &template.name, memory, quiet) {
             Err(error) => self.faults.push(error.to_string()),
-            Ok(work) => match machines(&work) {
-                Err(error) => self.faults.push(error.to_string()),
-                Ok(machines) => self.machines = machines,
-            },
+            Ok(work) => {
+                self.keys = work.keys.all().map(fingerprint).collect();
+                match machines(&work) {
+                    Err(error) => self.faults.push(error.to_string()),
+                    Ok(machines) => self.machines = machines,
+                }
+            }
         }
     }
 
@@ -187,7 +195,21 @@ impl Findings {
         };
         let more = open.len().saturating_sub(NAMED);
         let rest = (more > 0).then(|| format!("  and {more} more do not open"));
-        [head].into_iter().chain(open.into_iter().take(NAMED)).chain(rest).collect()
+        let open = open.into_iter().take(NAMED).chain(rest);
+        [head].into_iter().chain(open).chain(self.of_rotation()).collect()
+    }
+
+    /// What is to be known while two keys sign.
+    fn of_rotation(&self) -> Vec<String> {
+        let [present, old] = self.keys.as_slice() else { return vec![] };
+        let name = &self.name;
+        let two = format!(
+            "  two keys sign, until its rotation is finished: {present}, and {old} before it"
+        );
+        let by_old = self.machines.iter().filter(|machine| machine.by_old_alone).count();
+        let run =
+            || format!("  {by_old} open by the key before only: vmseal reseal --template {name}");
+        [two].into_iter().chain((by_old > 0).then(run)).collect()
     }
 
     fn to_json(&self) -> Value {
@@ -197,10 +219,11 @@ impl Findings {
                 "name": machine.name, "file": machine.file,
                 "kernel": kernel, "initrd": initrd, "cmdline": cmdline,
                 "covered": machine.why.is_empty(), "why": machine.why,
+                "by_old_key_alone": machine.by_old_alone,
             })
         });
         json!({
-            "name": self.name, "faults": self.faults,
+            "name": self.name, "faults": self.faults, "keys": self.keys,
             "machines": machines.collect::<Vec<_>>(),
         })
     }
@@ -218,12 +241,13 @@ fn given(template: &Template, own: &str) -> [Option<String>; 3] {
 
 /// Each machine of the plan, and what it lacks.
 fn machines(work: &Work) -> Result<Vec<Machine>, Error> {
-    let there = delivered(&work.template, &work.plan, &work.key)?;
-    let machines = work.plan.vms.iter().zip(there).map(|(vm, delivery)| {
+    let there = delivered(&work.template, &work.plan, &work.keys)?;
+    let machines = work.plan.vms.iter().zip(there).map(|(vm, delivered)| {
         let mut why = vm.open.clone();
-        why.extend(delivery.lack(vm.boots.len()));
+        why.extend(delivered.lack(vm.boots.len()));
         let (name, file) = (vm.name.clone(), path_of(&work.template, &vm.name));
-        Machine { name, file, given: given(&work.template, &vm.own), why }
+        let by_old_alone = delivered.is_by_old_alone(vm.boots.len());
+        Machine { name, file, given: given(&work.template, &vm.own), why, by_old_alone }
     });
     Ok(machines.collect())
 }

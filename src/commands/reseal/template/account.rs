@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+use vmseal::authority::TemplateKeys;
 use vmseal::measurement::pcr::join_pcrs;
 use vmseal::measurement::text::printable;
 use vmseal::measurement::{PcrBank, PcrIndex};
@@ -10,22 +11,23 @@ use vmseal::reseal::ChangedEvent;
 use vmseal::template::{Outlook, Plan, Shape, Template, VmPlan};
 
 use super::handover::Handover;
-use super::signing::path_of;
+use super::signing::{fingerprint, path_of};
 
 /// Machines that are named; the others are counted.
-const NAMED: usize = 20;
+pub const NAMED: usize = 20;
 /// Boots, and events of each, that a line of the journal tells.
 const JOURNALED_BOOTS: usize = 4;
 const JOURNALED: usize = 24;
 
 /// The plan for people, line by line.
-pub fn lines(template: &Template, plan: &Plan) -> Vec<String> {
+pub fn lines(template: &Template, plan: &Plan, keys: &TemplateKeys) -> Vec<String> {
     let mut lines = vec![format!(
         "template {}: {}, {} to be approved",
         template.name,
         count(plan.vms.len(), "machine"),
         count(plan.new_boots(), "boot"),
     )];
+    lines.extend(both(keys).map(|both| format!("  {both}")));
     let common = plan.shapes.iter().filter(|shape| shape.machine.is_none());
     let of_several = common.clone().count() > 1;
     for shape in common.filter(|shape| !shape.changes.is_empty()) {
@@ -78,6 +80,14 @@ pub fn lines(template: &Template, plan: &Plan) -> Vec<String> {
     lines
 }
 
+/// Which keys sign, where there are two.
+pub fn both(keys: &TemplateKeys) -> Option<String> {
+    let (present, old) = (fingerprint(keys.present()), fingerprint(keys.old()?));
+    Some(format!(
+        "two keys sign, until the rotation is finished: {present}, and the one before it, {old}"
+    ))
+}
+
 fn of_shape(shape: &Shape, of_several: bool) -> Vec<String> {
     let mut pcrs: Vec<PcrIndex> = shape.changes.iter().map(|change| change.pcr).collect();
     pcrs.sort_unstable();
@@ -114,7 +124,7 @@ fn count(count: usize, what: &str) -> String {
 }
 
 /// The plan for scripts.
-pub fn to_json(template: &Template, plan: &Plan, pkfp: &str) -> Value {
+pub fn to_json(template: &Template, plan: &Plan, keys: &TemplateKeys) -> Value {
     let vms = plan.vms.iter().map(|vm| {
         let path = path_of(template, &vm.name);
         let boots: Vec<String> = vm.boots.iter().map(|(it, ..)| it.to_string()).collect();
@@ -130,7 +140,8 @@ pub fn to_json(template: &Template, plan: &Plan, pkfp: &str) -> Value {
         object
     });
     json!({
-        "name": template.name, "pkfp": pkfp, "boots": shapes(plan, usize::MAX, usize::MAX),
+        "name": template.name, "pkfp": fingerprint(keys.present()),
+        "old_pkfp": keys.old().map(fingerprint), "boots": shapes(plan, usize::MAX, usize::MAX),
         "machines": vms.collect::<Vec<_>>(), "gone": plan.gone,
         "left_out": plan.left_out.iter().map(|(entry, why)| json!({ "entry": entry, "why": why }))
             .collect::<Vec<_>>(),
@@ -154,7 +165,7 @@ fn shapes(plan: &Plan, boots: usize, events: usize) -> Vec<Value> {
 }
 
 /// The line of the journal: what was approved, with a digest of all that is signed.
-pub fn body(template: &Template, plan: &Plan, pkfp: &str, how: &str) -> Value {
+pub fn body(template: &Template, plan: &Plan, keys: &TemplateKeys, how: &str) -> Value {
     let mut signed: Vec<String> =
         plan.vms.iter().flat_map(|vm| &vm.boots).map(|(it, ..)| it.to_string()).collect();
     signed.sort();
@@ -162,7 +173,8 @@ pub fn body(template: &Template, plan: &Plan, pkfp: &str, how: &str) -> Value {
     let all = PcrBank::Sha256.hash(signed.join("\n").as_bytes());
     let names = |names: Vec<&String>| names.into_iter().take(NAMED).cloned().collect::<Vec<_>>();
     json!({
-        "how": how, "pkfp": pkfp, "policy": "authority", "boots": shapes(plan, JOURNALED_BOOTS, JOURNALED),
+        "how": how, "pkfp": fingerprint(keys.present()), "old_pkfp": keys.old().map(fingerprint),
+        "policy": "authority", "boots": shapes(plan, JOURNALED_BOOTS, JOURNALED),
         "machines": plan.vms.len(), "new_boots": plan.new_boots(), "signed": signed.len(),
         "signed_sha256": all.to_string(),
         "not_covered": names(plan.with(Outlook::NotCovered).map(|vm| &vm.name).collect()),

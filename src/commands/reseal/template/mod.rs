@@ -2,20 +2,23 @@
 //! they measure follows from the host's own files and reference boots, never from what a guest says.
 
 mod account;
+mod finish;
 mod gather;
+mod given;
 mod handover;
 mod reader;
 mod signing;
 
-pub use signing::{delivered, path_of};
+pub use given::delivered;
+pub use signing::{fingerprint, path_of};
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use vmseal::Error;
 use vmseal::artifact::hashing::Memory;
+use vmseal::authority::TemplateKeys;
 use vmseal::files::Noted;
-use vmseal::policy::SigningKey;
 use vmseal::reference::References;
 use vmseal::reseal::{Kind, Store};
 use vmseal::template::wire::Question;
@@ -28,7 +31,7 @@ use crate::cli::{Global, Reseal};
 use crate::commands::keeper::note_template;
 use crate::commands::terminal::{self, Talk};
 use crate::commands::{Done, authority};
-use account::{body, lines, to_json};
+use account::{NAMED, body, both, lines, to_json};
 pub use gather::{forecasts, given, paths};
 use handover::Handover;
 pub use reader::ask;
@@ -38,7 +41,7 @@ use signing::{in_parallel, outdated};
 struct Draft {
     template: Template,
     text: String,
-    key: SigningKey,
+    keys: TemplateKeys,
     noted: Noted,
     account: Account,
 }
@@ -47,8 +50,8 @@ struct Draft {
 pub struct Work {
     /// The template.
     pub template: Template,
-    /// The key that signs for it.
-    pub key: SigningKey,
+    /// The keys that sign for it.
+    pub keys: TemplateKeys,
     noted: Noted,
     account: Account,
     /// What its machines will measure.
@@ -170,10 +173,8 @@ fn require_own_files(works: &[Work]) -> Result<(), Error> {
 
 fn tell(works: &[Work], approval: Option<Approval>, talk: Talk) {
     if talk.json {
-        let all: Vec<Value> = works
-            .iter()
-            .map(|work| to_json(&work.template, &work.plan, &work.fingerprint()))
-            .collect();
+        let all: Vec<Value> =
+            works.iter().map(|work| to_json(&work.template, &work.plan, &work.keys)).collect();
         talk.object(&json!({ "templates": all, "approved_by": approval.map(Approval::name) }));
     }
 }
@@ -188,10 +189,10 @@ impl Draft {
             text += &references.to_toml();
         }
         let store = authority::store_of_template(global, name, template.authority.as_deref())?;
-        let key = store.of(name)?;
+        let keys = store.keys_of(name)?;
         let mut account = templates.account(name)?;
-        let pkfp = key.public().fingerprint().to_string();
-        if account.pkfp != pkfp {
+        // What the key before has approved stays approved.
+        if !keys.all().map(fingerprint).any(|pkfp| pkfp == account.pkfp) {
             if !account.pkfp.is_empty() {
                 talk.remark(format_args!(
                     "template {name} has another key than before: its machines must be enrolled anew"
@@ -202,7 +203,7 @@ impl Draft {
         let noted = Noted::of(paths(&template));
         let noted =
             noted.map_err(|(path, error)| Error::Artifact { path, cause: error.to_string() })?;
-        Ok(Self { template, text, key, noted, account })
+        Ok(Self { template, text, keys, noted, account })
     }
 
     /// What a process of its own reads.
@@ -211,22 +212,22 @@ impl Draft {
             name: self.template.name.clone(),
             template: self.text.clone(),
             approved: self.account.shapes.clone(),
-            public: self.key.public().pem().to_owned(),
+            public: self.keys.present().public().pem().to_owned(),
         };
         Ok(reader::ask(&self.template, &question)?)
     }
 
     /// The same in this process, of files that no guest has written.
     fn read_here(&self, memory: &Memory, talk: Talk) -> Result<Forecasts, Error> {
-        let Self { template, key, account, .. } = self;
+        let Self { template, keys, account, .. } = self;
         talk.detail(format_args!("template {}: reading kernel and initrd", template.name));
-        forecasts(template, key.public(), &account.shapes, memory)
+        forecasts(template, keys.present().public(), &account.shapes, memory)
     }
 
     fn into_work(self, forecasts: Forecasts, narrow: bool) -> Work {
-        let Self { template, key, noted, account, .. } = self;
-        let plan = Plan::of(&template, forecasts, key.public(), &account, narrow);
-        Work { template, key, noted, account, plan }
+        let Self { template, keys, noted, account, .. } = self;
+        let plan = Plan::of(&template, forecasts, keys.present().public(), &account, narrow);
+        Work { template, keys, noted, account, plan }
     }
 }
 
@@ -250,12 +251,13 @@ impl Work {
         Ok(draft.into_work(told, false))
     }
 
-    fn fingerprint(&self) -> String {
-        self.key.public().fingerprint().to_string()
+    /// Whether the present key is newer than all that was approved.
+    fn is_rotated(&self) -> bool {
+        self.keys.old().map(fingerprint).is_some_and(|old| old == self.account.pkfp)
     }
 
     fn lines(&self) -> Vec<String> {
-        lines(&self.template, &self.plan)
+        lines(&self.template, &self.plan, &self.keys)
     }
 
     /// On record first, then signed and delivered: what opens is on record. Where a run before this
@@ -268,13 +270,18 @@ impl Work {
         talk: Talk,
     ) -> Result<(), Error> {
         let name = &self.template.name;
-        let pkfp = self.fingerprint();
-        let is_new = !self.plan.is_empty();
-        let (account, line) = match approval.filter(|_| is_new) {
-            Some(approval) => {
-                let body = body(&self.template, &self.plan, &pkfp, approval.name());
+        let pkfp = fingerprint(self.keys.present());
+        let approval = approval.filter(|_| !self.plan.is_empty());
+        // What the key before has approved, the new one signs without a question.
+        let how = approval.map(Approval::name).or(self.is_rotated().then_some("rotation"));
+        let (account, line) = match how {
+            Some(how) => {
+                let body = body(&self.template, &self.plan, &self.keys, how);
                 let head = note_template(global, Kind::Approval, name, body, talk)?;
-                let account = self.plan.approved(&self.account, &pkfp);
+                let account = match approval {
+                    Some(_) => self.plan.approved(&self.account, &pkfp),
+                    None => Account { pkfp, ..self.account.clone() },
+                };
                 // While they are on the account, a run that is cut short is taken up again.
                 self.remove_gone(talk);
                 templates.keep(name, &account)?;
@@ -282,7 +289,7 @@ impl Work {
             }
             None => (self.account.clone(), None),
         };
-        let (files, dropped) = outdated(&self.template, &self.plan, &account, &self.key)?;
+        let (files, dropped) = outdated(&self.template, &self.plan, &account, &self.keys)?;
         Delivered::write_all(&files)?;
         if let Some(head) = line {
             let body = json!({ "of": head.seq, "files": files.len() });
@@ -296,7 +303,7 @@ impl Work {
                  they are not delivered"
             ));
         }
-        self.report(is_new, files.len(), talk);
+        self.report(how, files.len(), talk);
         Ok(())
     }
 
@@ -312,16 +319,22 @@ impl Work {
         }
     }
 
-    fn report(&self, is_new: bool, files: usize, talk: Talk) {
+    fn report(&self, how: Option<&str>, files: usize, talk: Talk) {
         let Template { name, delivery, .. } = &self.template;
         let folder = delivery.folder.display();
-        match (is_new, files) {
-            (false, 0) => return,
-            (false, _) => talk.remark(format_args!(
+        match (how, files) {
+            (None, 0) => return,
+            (None, _) => talk.remark(format_args!(
                 "template {name}: {files} files in {folder} were missing or changed, and are written anew"
             )),
-            (true, _) => talk
+            (Some("rotation"), _) => talk.prose(format_args!(
+                "template {name}: what is approved is signed by the new key too, {files} files written in {folder}"
+            )),
+            (Some(_), _) => talk
                 .prose(format_args!("approved: template {name}, {files} files written in {folder}")),
+        }
+        if let Some(both) = both(&self.keys) {
+            talk.remark(format_args!("template {name}: {both}"));
         }
         let path = path_of(&self.template, "MACHINE");
         let handover = Handover::of(delivery.kind, &path.to_string_lossy());

@@ -1,21 +1,31 @@
 //! Signatures for the machines of a template: those that are delivered already count, the others are
-//! made, each distinct one once.
+//! made, each distinct one once by each key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use vmseal::Error;
-use vmseal::authority::AuthorityError;
-use vmseal::policy::{PolicyDigest, Signatures, SigningKey};
+use vmseal::authority::{AuthorityError, TemplateKeys};
+use vmseal::measurement::PcrSelection;
+use vmseal::policy::{Authorization, PolicyDigest, Signatures, SigningKey};
 use vmseal::template::{Account, Delivered, Plan, Template, TemplateError, VmPlan};
 
 /// The file of a machine.
 pub fn path_of(template: &Template, vm: &str) -> PathBuf {
     let ending = template.delivery.kind.extension();
     template.delivery.folder.join(format!("{vm}.{ending}"))
+}
+
+/// A signature that is due and not delivered.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Lack {
+    /// The key that is to make it, by its place in [`TemplateKeys::all`].
+    key: usize,
+    pcrs: PcrSelection,
+    approved: PolicyDigest,
 }
 
 /// The files that are not as `account` wants them, with what they are to hold, and how many older
@@ -27,42 +37,29 @@ pub fn outdated(
     template: &Template,
     plan: &Plan,
     account: &Account,
-    key: &SigningKey,
+    keys: &TemplateKeys,
 ) -> Result<(Vec<Delivered>, usize), Error> {
     let kind = template.delivery.kind;
     let there = in_parallel(&plan.vms, |vm| {
         let text = read(&path_of(template, &vm.name));
-        let kept = text.as_deref().map(|text| kept(kind.unwrap(text), &vm.name, account, key));
-        Ok((text, kept.unwrap_or_default()))
+        let kept = text.as_deref().map(|text| kept(kind.unwrap(text), &vm.name, account, keys));
+        let kept = kept.unwrap_or_default();
+        let lacks = lacks(vm, &kept, plan, account, keys);
+        Ok((text, kept, lacks))
     })?;
-    let mut known = BTreeMap::<Vec<u8>, Signatures>::new();
-    let mut missing = BTreeMap::<Vec<u8>, (PolicyDigest, usize)>::new();
-    for (vm, (_, kept)) in plan.vms.iter().zip(&there) {
-        for (approved, index) in wanted(vm, account) {
-            let is_there = plan
-                .authorizations
-                .get(index)
-                .is_some_and(|of| !kept.matching(of, &approved).is_empty());
-            if !is_there {
-                missing.insert(approved.as_bytes().to_vec(), (approved, index));
-            }
-        }
-    }
-    let missing: Vec<_> = missing.into_values().collect();
-    let signed =
-        in_parallel(&missing, |(approved, index)| match plan.authorizations.get(*index) {
-            Some(of) => Ok(key.sign(of, *approved).map_err(AuthorityError::from)?),
-            None => Ok(Signatures::default()),
-        })?;
-    for ((approved, _), signatures) in missing.iter().zip(signed) {
-        known.insert(approved.as_bytes().to_vec(), signatures);
-    }
+    let missing: BTreeSet<Lack> =
+        there.iter().flat_map(|(_, _, lacks)| lacks.iter().cloned()).collect();
+    let missing: Vec<Lack> = missing.into_iter().collect();
+    let all: Vec<&SigningKey> = keys.all().collect();
+    let signed = in_parallel(&missing, |lack| match all.get(lack.key) {
+        Some(key) => sign(key, lack),
+        None => Ok(Signatures::default()),
+    })?;
+    let made: BTreeMap<Lack, Signatures> = missing.into_iter().zip(signed).collect();
     let (mut files, mut dropped) = (vec![], 0);
-    for (vm, (text, mut signatures)) in plan.vms.iter().zip(there) {
-        for (approved, _) in wanted(vm, account) {
-            if let Some(new) = known.get(approved.as_bytes()) {
-                signatures.merge(new.clone());
-            }
+    for (vm, (text, mut signatures, lacks)) in plan.vms.iter().zip(there) {
+        for new in lacks.iter().filter_map(|lack| made.get(lack)) {
+            signatures.merge(new.clone());
         }
         if signatures.is_empty() {
             continue;
@@ -73,7 +70,8 @@ pub fn outdated(
         while new.len() > kind.limit() {
             let Some(oldest) = older.next() else {
                 let (limit, found) = (kind.limit(), new.len());
-                return Err(TemplateError::TooLarge { path, limit, found }.into());
+                let keys = all.len();
+                return Err(TemplateError::TooLarge { path, limit, found, keys }.into());
             };
             let before = signatures.len();
             signatures.retain(|_, approved, _| hex::encode(approved) != oldest);
@@ -87,6 +85,62 @@ pub fn outdated(
     Ok((files, dropped))
 }
 
+fn sign(key: &SigningKey, lack: &Lack) -> Result<Signatures, Error> {
+    let (pcrs, public) = (lack.pcrs.clone(), key.public().clone());
+    let of = Authorization { pcrs, key: public, policy_ref: String::new(), signatures: Vec::new() };
+    Ok(key.sign(&of, lack.approved).map_err(AuthorityError::from)?)
+}
+
+/// What is approved for a machine, and that a key has not signed: the boots that are planned, and older
+/// ones that another key has signed.
+fn lacks(
+    vm: &VmPlan,
+    kept: &Signatures,
+    plan: &Plan,
+    account: &Account,
+    keys: &TemplateKeys,
+) -> Vec<Lack> {
+    let pcrs = |index: usize| plan.authorizations.get(index).map(|of| of.pcrs.clone());
+    let planned =
+        wanted(vm, account).filter_map(|(approved, index)| Some((pcrs(index)?, approved)));
+    let due: Vec<_> = planned.chain(kept.approvals()).collect();
+    let mut lacks = vec![];
+    for (key, pkfp) in keys.all().map(fingerprint).enumerate() {
+        let unsigned = due.iter().filter(|(pcrs, approved)| !kept.has(&pkfp, pcrs, approved));
+        let lack = |(pcrs, approved): &(PcrSelection, PolicyDigest)| Lack {
+            key,
+            pcrs: pcrs.clone(),
+            approved: *approved,
+        };
+        lacks.extend(unsigned.map(lack));
+    }
+    lacks
+}
+
+/// Whether the present key has signed all that is delivered and approved: then no machine needs the
+/// signatures of the key before.
+///
+/// # Errors
+/// None that a file on disk can bring about.
+pub fn is_signed_by_present(
+    template: &Template,
+    plan: &Plan,
+    account: &Account,
+    keys: &TemplateKeys,
+) -> Result<bool, Error> {
+    let signed = in_parallel(&plan.vms, |vm| {
+        let text = read(&path_of(template, &vm.name)).unwrap_or_default();
+        let kept = kept(template.delivery.kind.unwrap(&text), &vm.name, account, keys);
+        Ok(lacks(vm, &kept, plan, account, keys).iter().all(|lack| lack.key != 0))
+    })?;
+    Ok(signed.into_iter().all(|is_signed| is_signed))
+}
+
+/// The fingerprint of a key, as signature files have it.
+pub fn fingerprint(key: &SigningKey) -> String {
+    key.public().fingerprint().to_string()
+}
+
 /// What was approved for a machine before and is not planned any more, the oldest first.
 fn older<'a>(vm: &VmPlan, account: &'a Account) -> Vec<&'a str> {
     let known = account.vms.get(&vm.name).map(|known| known.boots.iter()).into_iter().flatten();
@@ -95,50 +149,6 @@ fn older<'a>(vm: &VmPlan, account: &'a Account) -> Vec<&'a str> {
         .collect();
     older.sort_by_key(|(_, generation)| **generation);
     older.into_iter().map(|(old, _)| old.as_str()).collect()
-}
-
-/// What a machine was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
-    /// There is no file of it, or none that can be read.
-    Nothing,
-    /// A file, with signatures by the template's key for so many of the planned boots.
-    Signed(usize),
-}
-
-impl Delivery {
-    /// What a machine of so many boots lacks.
-    pub fn lack(self, boots: usize) -> Option<String> {
-        match self {
-            Self::Nothing => Some("no signatures are delivered".to_owned()),
-            Self::Signed(0) if boots > 0 => Some("its boot is not signed for".to_owned()),
-            Self::Signed(signed) if signed < boots => {
-                Some(format!("{} of its {boots} boots are not signed for", boots - signed))
-            }
-            Self::Signed(_) => None,
-        }
-    }
-}
-
-/// What each machine of a plan was given, in the plan's order.
-///
-/// # Errors
-/// None that a file on disk can bring about.
-pub fn delivered(
-    template: &Template,
-    plan: &Plan,
-    key: &SigningKey,
-) -> Result<Vec<Delivery>, Error> {
-    in_parallel(&plan.vms, |vm| {
-        let Some(text) = read(&path_of(template, &vm.name)) else { return Ok(Delivery::Nothing) };
-        let signatures = key.verifying().verified(&template.delivery.kind.unwrap(&text));
-        let is_signed = |approved: &PolicyDigest, index: usize| {
-            let of = plan.authorizations.get(index);
-            of.is_some_and(|of| !signatures.matching(of, approved).is_empty())
-        };
-        let signed = vm.boots.iter().filter(|(approved, index, _)| is_signed(approved, *index));
-        Ok(Delivery::Signed(signed.count()))
-    })
 }
 
 /// What is planned for a machine and approved.
@@ -150,8 +160,13 @@ fn wanted<'a>(
     boots.filter(|(approved, _)| account.approves(&vm.name, approved))
 }
 
-/// The signatures of a file that are this key's, and of what is still approved.
-fn kept(mut signatures: Signatures, vm: &str, account: &Account, key: &SigningKey) -> Signatures {
+/// The signatures of a file that are these keys', and of what is still approved.
+fn kept(
+    mut signatures: Signatures,
+    vm: &str,
+    account: &Account,
+    keys: &TemplateKeys,
+) -> Signatures {
     let boots = account.vms.get(vm).map(|known| &known.boots);
     // What is signed is the digest itself: there is no policyRef.
     signatures.retain(|_, approved, _| {
@@ -159,11 +174,11 @@ fn kept(mut signatures: Signatures, vm: &str, account: &Account, key: &SigningKe
     });
     match signatures.is_empty() {
         true => signatures,
-        false => key.verifying().verified(&signatures),
+        false => keys.verified(&signatures),
     }
 }
 
-fn read(path: &Path) -> Option<Vec<u8>> {
+pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|it| it.is_file()))?;
     file.take(Signatures::MAX_LEN as u64 + 1).read_to_end(&mut bytes).ok()?;

@@ -1,5 +1,7 @@
 //! `vmseal authority`: this machine's own key, which approves its boots; on a host, one key a template.
 
+mod template;
+
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -19,11 +21,11 @@ use crate::cli::{Authority, AuthorityCommand, Global, Key, NewKey};
 pub fn run(global: &Global, args: &Authority, talk: Talk) -> Done {
     match &args.command {
         AuthorityCommand::Init(args) => match &args.name {
-            Some(name) => init_template(global, name, &args.new, talk),
+            Some(name) => template::init(global, name, &args.new, talk),
             None => init(global, &args.new, talk),
         },
         AuthorityCommand::Show(Key { name: Some(name), key }) => {
-            show_template(&store_of_template(global, name, key.as_deref())?, name, talk)
+            template::show(&store_of_template(global, name, key.as_deref())?, name, talk)
         }
         AuthorityCommand::Show(key) => show(global, &store(global, key.key.as_deref()), talk),
         AuthorityCommand::Export(Key { name: Some(name), key }) => {
@@ -31,7 +33,11 @@ pub fn run(global: &Global, args: &Authority, talk: Talk) -> Done {
             print_public(store.of(name).map_err(Error::from)?.public(), talk)
         }
         AuthorityCommand::Export(key) => export(global, &store(global, key.key.as_deref()), talk),
-        AuthorityCommand::Rotate(new) => rotate(global, new, talk),
+        AuthorityCommand::Rotate(args) => match &args.name {
+            Some(name) if args.finish => template::finish(global, name, args.yes, talk),
+            Some(name) => template::rotate(global, name, &args.new, talk),
+            None => rotate(global, &args.new, talk),
+        },
     }
 }
 
@@ -73,21 +79,6 @@ fn init(global: &Global, args: &NewKey, talk: Talk) -> Done {
     Ok(())
 }
 
-/// Where it lies is for whoever runs the host to decide: a host has no disk that a TPM opens for it.
-fn init_template(global: &Global, name: &str, args: &NewKey, talk: Talk) -> Done {
-    let store = store_of_template(global, name, args.key.as_deref())?;
-    match store.require_no_image() {
-        Err(error) if !args.allow_unprotected => return Err(Error::from(error).into()),
-        Err(error) => talk.remark(format_args!("WARNING: {error}")),
-        Ok(()) => {}
-    }
-    let key = SigningKey::generate().map_err(AuthorityError::from).map_err(Error::from)?;
-    store.init(&Holder::Template(name.to_owned()), &key).map_err(Error::from)?;
-    tell_made(&store, key.public(), talk);
-    tell_whether_encrypted(&store, talk);
-    Ok(())
-}
-
 fn tell_made(store: &Store, key: &AuthorityKey, talk: Talk) {
     if talk.json {
         talk.object(&key_json(store, key));
@@ -100,23 +91,6 @@ fn tell_whether_encrypted(store: &Store, talk: Talk) {
     if !store.is_encrypted() {
         talk.remark("WARNING: it is not known to be on an encrypted file system");
     }
-}
-
-fn show_template(store: &Store, name: &str, talk: Talk) -> Done {
-    let key = store.of(name).map_err(Error::from)?;
-    if talk.json {
-        let mut object = key_json(store, key.public());
-        if let Some(object) = object.as_object_mut() {
-            object.insert("template".into(), name.into());
-            object.insert("encrypted".into(), store.is_encrypted().into());
-        }
-        talk.object(&object);
-    }
-    talk.prose(format_args!("authority key {}", store.path().display()));
-    talk.prose(format_args!("fingerprint {}", key.public().fingerprint()));
-    talk.prose(format_args!("template {name}"));
-    tell_whether_encrypted(store, talk);
-    Ok(())
 }
 
 /// Refuses a place for the key that does not protect it, unless told so; then it says so.
@@ -136,7 +110,7 @@ fn show(global: &Global, store: &Store, talk: Talk) -> Done {
     let file = store.read().map_err(Error::from)?;
     let of = match &file.holder {
         Holder::Machine(owner) => owner,
-        Holder::Template(name) => return show_template(store, name, talk),
+        Holder::Template(name) => return template::show(store, name, talk),
     };
     inputs::tcti(global)?;
     // Without a TPM there is still much to tell.
