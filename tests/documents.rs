@@ -58,7 +58,7 @@ fn manual_and_help_name_the_same_options() {
     for command in ["init", "show", "export", "rotate"] {
         shown.extend(options(&help(&["authority", command])));
     }
-    for command in ["add", "check"] {
+    for command in ["add", "check", "list"] {
         shown.extend(options(&help(&["template", command])));
     }
     assert_eq!(options(&document("man/vmseal.8")), shown);

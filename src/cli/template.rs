@@ -20,6 +20,8 @@ pub enum TemplateCommand {
     Add(Add),
     /// Say what is wrong with templates, and which machines open with what is delivered now
     Check(Check),
+    /// List the templates of this host: how they boot, machines, delivery, key, approvals
+    List,
 }
 
 /// `vmseal template add`

@@ -94,6 +94,15 @@ impl Disk {
 }
 
 impl Boot {
+    /// The word for it in a template.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kernel { .. } => "kernel",
+            Self::Disk { .. } => "disk",
+            Self::Uki { .. } => "uki",
+        }
+    }
+
     /// The files and folders that are named.
     pub fn paths(&self) -> Vec<&PathBuf> {
         match self {

@@ -1,7 +1,8 @@
-//! `vmseal template`: on a host, makes templates, and looks whether they are sound.
+//! `vmseal template`: on a host, makes and lists templates, and looks whether they are sound.
 
 mod add;
 mod check;
+mod list;
 
 use std::fs::File;
 use std::io::{Read, stdin};
@@ -20,6 +21,7 @@ pub fn run(global: &Global, args: &Template, talk: Talk) -> Done {
     match &args.command {
         TemplateCommand::Add(args) => add::run(global, args, talk),
         TemplateCommand::Check(args) => check::run(global, args, talk),
+        TemplateCommand::List => list::run(global, talk),
     }
 }
 
