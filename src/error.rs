@@ -340,7 +340,9 @@ impl Error {
                 Exit::NotApproved
             }
             #[cfg(feature = "cli")]
-            Self::Template(TemplateError::NotDelivered { .. }) => Exit::NotApproved,
+            Self::Template(TemplateError::NotDelivered { .. } | TemplateError::Untold { .. }) => {
+                Exit::NotApproved
+            }
             Self::Pcrs(_)
             | Self::BadSet { .. }
             | Self::BadVariable { .. }

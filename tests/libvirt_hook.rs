@@ -135,10 +135,24 @@ fn machines_that_no_template_has_are_let_alone() {
     assert_eq!(stranger(&own_disk), "");
     assert_eq!(stranger("no XML"), "");
     assert_eq!(stranger(""), "");
+    // The code says which it is: the hook only acts on it.
+    let check = |xml: &str| {
+        let file = host.path("other.xml");
+        fs::write(&file, xml).unwrap();
+        let words = ["template", "check", "--libvirt", file.to_str().unwrap(), "--root"];
+        run(Command::new(VMSEAL).args(words).arg(host.path("root")))
+    };
+    check(&domain("web2")).code(20).says("it is to be handed signatures").says("name it in its");
+    check(&plain).refused(3).says("no template has a machine of the name web2");
+    check("no XML").refused(3);
+    check("no XML with opt/org.vmseal/policy").code(20).says("it is to be handed signatures");
     // Neither a broken template nor a missing program stops a machine.
     fs::write(host.path("root/etc/vmseal/templates.d/debian.toml"), "boot").unwrap();
     assert!(host.web1().contains("is no template"), "{}", host.web1());
     assert_eq!(stranger(&plain), "");
+    // A program that fails is told of.
+    host.program("vmseal", "exit 1");
+    assert_eq!(host.web1(), "web1 starts: vmseal template check ended with 1\n");
     fs::remove_file(host.path("bin/vmseal")).unwrap();
     assert_eq!(host.web1(), "");
 }

@@ -234,6 +234,9 @@ fn template_hint(error: &TemplateError) -> &'static str {
         TemplateError::Faulty { .. } => {
             "nothing was changed; vmseal template check --all names every fault. Correct them first: the form of a template is in vmseal(8)"
         }
+        TemplateError::Untold { .. } => {
+            "name it in its template, or correct what vmseal template check --all tells; or take the signatures out of its XML"
+        }
         TemplateError::NotDelivered { .. } => {
             "vmseal template check NAME tells why. Look at what changed, and approve it: vmseal reseal --template NAME"
         }

@@ -105,6 +105,11 @@ pub enum TemplateError {
         /// Its template.
         template: String,
     },
+    /// A machine is to be handed signatures, and whether it opens cannot be told.
+    Untold {
+        /// Why not.
+        why: String,
+    },
     /// What its machines will measure was not told by the process that reads their disk.
     Unread {
         /// The template's name.
@@ -202,6 +207,11 @@ impl fmt::Display for TemplateError {
                      {template} among them"
                 ),
             },
+            Self::Untold { why } => write!(
+                f,
+                "whether it opens by itself cannot be told, and it is to be handed signatures: {}",
+                printable(why, 400)
+            ),
             Self::Malformed { path, cause } => {
                 write!(f, "{} is no template: {}", path.display(), printable(cause, 240))
             }

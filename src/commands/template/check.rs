@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use vmseal::Error;
 use vmseal::artifact::hashing::Memory;
+use vmseal::exit::Exit;
 use vmseal::measurement::text::printable;
 use vmseal::template::import::{Described, ImportError, differences, libvirt};
 use vmseal::template::{Boot, Material, Template, TemplateError, Templates, Vm, faults};
@@ -43,10 +44,23 @@ struct Machine {
     by_old_alone: bool,
 }
 
-/// Looks, tells, and ends with what is worst.
+/// Looks, tells, and ends with what is worst. What cannot be told of a machine that is none of vmseal's
+/// is no matter; of one that is to be handed signatures it is as bad as if it would not open.
 pub fn run(global: &Global, args: &Check, talk: Talk) -> Done {
+    let Some(path) = args.libvirt.as_deref() else { return look(global, args, None, talk) };
+    let xml = read(path, libvirt::MAX_LEN)?;
+    let looked = domain(path, &xml).map_err(Into::into);
+    let looked = looked.and_then(|domain| look(global, args, Some(domain), talk));
+    looked.map_err(|error| match error.downcast_ref::<Error>() {
+        Some(cause) if cause.exit() == Exit::Refused && libvirt::is_handed_signatures(&xml) => {
+            Error::from(TemplateError::Untold { why: cause.to_string() }).into()
+        }
+        _ => error,
+    })
+}
+
+fn look(global: &Global, args: &Check, domain: Option<Described>, talk: Talk) -> Done {
     let templates = Templates::below(&global.root);
-    let domain = args.libvirt.as_deref().map(domain).transpose()?;
     let mut wanted = args.vm.clone();
     wanted.extend(domain.as_ref().and_then(|domain| domain.name.clone()));
     let names = match args.names.as_slice() {
@@ -126,9 +140,9 @@ fn verdict(found: &[Findings], wanted: &[String]) -> Done {
 }
 
 /// The machine that an XML describes.
-fn domain(path: &Path) -> Result<Described, Error> {
+fn domain(path: &Path, xml: &str) -> Result<Described, Error> {
     let refused = |error| TemplateError::Import { path: path.to_owned(), error };
-    let machine = libvirt::describe(&read(path, libvirt::MAX_LEN)?).map_err(refused)?;
+    let machine = libvirt::describe(xml).map_err(refused)?;
     match machine.name {
         Some(_) => Ok(machine),
         None => Err(refused(ImportError::NoName).into()),

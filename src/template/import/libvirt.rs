@@ -55,6 +55,12 @@ pub fn describe(xml: &str) -> Result<Described, ImportError> {
     Ok(described)
 }
 
+/// Whether a domain is to be handed signatures, by the firmware's configuration or from a folder of them;
+/// of a text that is no XML too.
+pub fn is_handed_signatures(xml: &str) -> bool {
+    ["org.vmseal/", "/vmseal-templates/"].iter().any(|mark| xml.contains(mark))
+}
+
 /// What the domain tells and a template does not.
 fn open(domain: Node<'_, '_>, os: Node<'_, '_>, described: &Described) -> Vec<String> {
     let mut open = vec![];
