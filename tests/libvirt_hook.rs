@@ -119,6 +119,9 @@ fn a_machine_that_would_not_open_is_told_of_when_it_starts() {
     let other = domain("web1").replace("console=ttyS0", "console=ttyS0 init=/bin/sh");
     let said = host.starts("web1", &["prepare", "begin"], &other);
     assert!(said.contains("web1 of template debian would not open"), "{said}");
+    let no_kernel = domain("disk").replace("<name>disk<", "<name>web1<");
+    let said = host.starts("web1", &["prepare", "begin"], &no_kernel);
+    assert!(said.contains("web1 of template debian would not open"), "{said}");
 }
 
 #[test]

@@ -125,6 +125,32 @@ fn an_image_that_replaces_the_one_that_ran_opens_once_it_is_approved() {
     }
 }
 
+/// libvirt describes a machine that starts from its disk without a kernel.
+#[test]
+fn a_machine_of_libvirt_that_starts_its_image_is_checked_as_any_other() {
+    let host = Host::new();
+    host.authority("debian");
+    let image = ukify(&host, "image.efi", "ro", b"an initrd");
+    let reference = log(&host, &image, "reference.bin");
+    template(&host, &image, &reference, VMS);
+    let check = |domain: &str, name: &str| {
+        let xml = fixture("../domains").join(format!("{domain}.xml"));
+        let xml = fs::read_to_string(xml).unwrap();
+        let xml = xml.replace(&format!("<name>{domain}<"), &format!("<name>{name}<"));
+        fs::write(host.path("domain.xml"), xml).unwrap();
+        let path = host.path("domain.xml");
+        host.vmseal(&["template", "check", "--libvirt", path.to_str().unwrap()])
+    };
+    check("disk", "a").code(20).says("a of template debian would not open");
+    host.reseal(&["--template", "debian", "--yes"]).ok();
+    check("disk", "a").ok();
+    // One that is given a kernel is not started as the template tells.
+    let ran = check("web1", "a").code(20);
+    assert!(ran.stdout.contains("its host gives it a kernel"), "{ran:#?}");
+    check("disk", "d").code(20).says("no template has a machine of the name d");
+    check("bios", "a").code(20).says("it starts with a BIOS");
+}
+
 #[test]
 fn what_an_image_does_not_tell_is_refused() {
     let host = Host::new();

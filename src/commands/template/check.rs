@@ -142,7 +142,7 @@ fn verdict(found: &[Findings], wanted: &[String]) -> Done {
 /// The machine that an XML describes.
 fn domain(path: &Path, xml: &str) -> Result<Described, Error> {
     let refused = |error| TemplateError::Import { path: path.to_owned(), error };
-    let machine = libvirt::describe(xml).map_err(refused)?;
+    let machine = libvirt::started(xml).map_err(refused)?;
     match machine.name {
         Some(_) => Ok(machine),
         None => Err(refused(ImportError::NoName).into()),

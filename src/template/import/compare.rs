@@ -7,6 +7,9 @@ use crate::template::{Boot, Material, Template, Vm};
 pub fn differences(template: &Template, vm: &Vm, machine: &Described) -> Vec<String> {
     let mut found = vec![];
     match &template.boot {
+        Boot::Kernel { .. } if machine.kernel.is_empty() => {
+            found.push("its host gives it no kernel, though the template tells of one".to_owned());
+        }
         Boot::Kernel { kernel, initrd, .. } => {
             let files = [("kernel", kernel, &machine.kernel), ("initrd", initrd, &machine.initrd)];
             for (what, told, given) in files {
@@ -21,6 +24,7 @@ pub fn differences(template: &Template, vm: &Vm, machine: &Described) -> Vec<Str
                 found.push("it is given another command line than the template tells".to_owned());
             }
         }
+        Boot::Disk { .. } | Boot::Uki { .. } if machine.kernel.is_empty() => {}
         Boot::Disk { .. } | Boot::Uki { .. } => {
             found
                 .push("its host gives it a kernel, of which the template tells nothing".to_owned());

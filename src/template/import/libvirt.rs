@@ -11,11 +11,25 @@ const MAX_NODES: u32 = 1 << 16;
 /// Namespace of options that a domain hands to QEMU as they are.
 const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
-/// What the XML of a domain tells.
+/// What the XML of a domain tells that is given its kernel.
+///
+/// # Errors
+/// [`ImportError`], where no template can be made of the machine.
+pub fn describe(xml: &str) -> Result<Described, ImportError> {
+    let described = started(xml)?;
+    match (described.kernel.as_str(), described.initrd.as_str()) {
+        ("", _) => Err(ImportError::OwnDisk),
+        (_, "") => Err(ImportError::NoInitrd),
+        _ => Ok(described),
+    }
+}
+
+/// What the XML of a domain tells, of one that starts from its own disk too: then kernel, initrd and
+/// command line are empty.
 ///
 /// # Errors
 /// [`ImportError`], where the machine cannot be of a template.
-pub fn describe(xml: &str) -> Result<Described, ImportError> {
+pub fn started(xml: &str) -> Result<Described, ImportError> {
     if xml.len() > MAX_LEN {
         return Err(ImportError::TooLong { limit: MAX_LEN });
     }
@@ -29,9 +43,8 @@ pub fn describe(xml: &str) -> Result<Described, ImportError> {
         let found = format!("<{} type='{kind}'>", domain.tag_name().name());
         return Err(ImportError::NotDomain { found });
     }
-    let os = child(domain, "os").ok_or(ImportError::OwnDisk)?;
+    let os = child(domain, "os").ok_or(ImportError::Bios)?;
     let text = |name: &str| child(os, name).and_then(|node| node.text()).map(str::to_owned);
-    let kernel = text("kernel").ok_or(ImportError::OwnDisk)?;
     let loader = child(os, "loader");
     let firmware = loader.and_then(|node| node.text()).map(|path| path.trim().to_owned());
     if firmware.is_none() && os.attribute("firmware") != Some("efi") {
@@ -40,8 +53,8 @@ pub fn describe(xml: &str) -> Result<Described, ImportError> {
     let machine_type = child(os, "type").and_then(|node| node.attribute("machine"));
     let mut described = Described {
         name: child(domain, "name").and_then(|node| node.text()).map(str::to_owned),
-        kernel,
-        initrd: text("initrd").ok_or(ImportError::NoInitrd)?,
+        kernel: text("kernel").unwrap_or_default(),
+        initrd: text("initrd").unwrap_or_default(),
         cmdline: text("cmdline").unwrap_or_default(),
         memory: child(domain, "memory").map(memory).transpose()?,
         cpus: child(domain, "vcpu").map(cpus).transpose()?,

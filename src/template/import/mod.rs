@@ -24,7 +24,7 @@ pub use error::ImportError;
 pub struct Described {
     /// Its name, where it has one.
     pub name: Option<String>,
-    /// The kernel that it is given.
+    /// The kernel that it is given; empty where it starts from its own disk.
     pub kernel: String,
     /// The initrd that it is given.
     pub initrd: String,
