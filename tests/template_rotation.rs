@@ -72,7 +72,7 @@ fn machines_open_by_either_key_until_the_rotation_is_finished() {
     assert_eq!(before["old"], Value::Null);
     let delivered = fs::read(file(&host, "a")).unwrap();
     let ran = authority(&host, &["rotate", "debian", "--json"]).ok();
-    let ran = ran.says("what the old key has signed, 1 boots of 3 machines");
+    let ran = ran.says("what the old key has signed (3 machines, 1 boot)");
     let rotated = ran.json();
     assert_eq!(rotated["old"]["pkfp"], before["pkfp"]);
     let shown = authority(&host, &["show", "debian", "--json"]).ok().json();
@@ -205,6 +205,17 @@ fn what_is_no_key_of_the_template_is_neither_replaced_nor_passed_over() {
     }
     fs::write(old_key(&host), good).unwrap();
     host.reseal(&["--template", "debian"]).ok();
+    // What only the new key has signed opens nobody who is still enrolled with the other.
+    let both: Value = serde_json::from_slice(&fs::read(file(&host, "a")).unwrap()).unwrap();
+    let shown = authority(&host, &["show", "debian", "--json"]).ok().json();
+    let of_new = both["sha256"].as_array().unwrap().iter();
+    let of_new: Vec<&Value> = of_new.filter(|one| one["pkfp"] == shown["pkfp"]).collect();
+    fs::write(file(&host, "a"), serde_json::json!({ "sha256": of_new }).to_string()).unwrap();
+    let ran = host.vmseal(&["template", "check", "debian"]).code(20);
+    assert!(
+        ran.stdout.contains("a does not open: it is signed for by the new key only"),
+        "{ran:#?}"
+    );
     // A key elsewhere, as its template tells.
     let elsewhere = host.path("elsewhere.pem");
     let named = format!("authority = {elsewhere:?}");

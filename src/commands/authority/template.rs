@@ -13,7 +13,7 @@ use super::{key_json, store_of_template, tell_made, tell_whether_encrypted};
 use crate::cli::{Global, NewKey};
 use crate::commands::Done;
 use crate::commands::keeper::note_template;
-use crate::commands::reseal::TemplateWork as Work;
+use crate::commands::reseal::{TemplateWork as Work, count};
 use crate::commands::terminal::Talk;
 
 /// Where it lies is for whoever runs the host to decide: a host has no disk that a TPM opens for it.
@@ -89,9 +89,11 @@ pub fn rotate(global: &Global, name: &str, args: &NewKey, talk: Talk) -> Done {
     talk.prose(format_args!("fingerprint {}", key.public().fingerprint()));
     tell_old(&store, name, &old, talk);
     talk.remark(format_args!(
-        "what the old key has signed, {boots} boots of {machines} machines, opens each of them as before; so \
-         does whatever a holder of that key signs, until the machine is enrolled again and its old keyslot \
-         removed, and with a copy of its LUKS2 header from before until it is reencrypted"
+        "what the old key has signed ({}, {}) opens as before, and so does whatever a holder of that key \
+         signs, until a machine is enrolled again and its old keyslot removed; with a copy of its LUKS2 \
+         header from before, until it is reencrypted",
+        count(machines, "machine"),
+        count(boots, "boot"),
     ));
     for step in [
         format!("next: vmseal reseal --template {name}"),

@@ -13,7 +13,7 @@ pub use header::{Events, Header};
 pub use literal::retire;
 pub use target::Target;
 pub use template::{
-    Work as TemplateWork, ask, delivered, fingerprint, forecasts, given, path_of, paths,
+    Work as TemplateWork, ask, count, delivered, fingerprint, forecasts, given, path_of, paths,
 };
 
 use serde_json::Value;

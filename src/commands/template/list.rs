@@ -6,7 +6,7 @@ use vmseal::measurement::text::printable;
 use vmseal::template::{Template, TemplateError, Templates};
 
 use crate::cli::Global;
-use crate::commands::reseal::fingerprint;
+use crate::commands::reseal::{count, fingerprint};
 use crate::commands::terminal::Talk;
 use crate::commands::{Done, authority};
 
@@ -79,10 +79,7 @@ impl Listed {
                 return format!("{}: wrong: {}", self.name, printable(&why.to_string(), 400));
             }
         };
-        let machines = match template.machines().len() {
-            1 => "1 machine".to_owned(),
-            count => format!("{count} machines"),
-        };
+        let machines = count(template.machines().len(), "machine");
         let key = match keys.as_slice() {
             [] => "no key".to_owned(),
             [key] => format!("key {key}"),

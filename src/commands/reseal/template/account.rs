@@ -119,7 +119,8 @@ fn some(mut lines: Vec<String>, what: &str) -> Vec<String> {
     lines
 }
 
-fn count(count: usize, what: &str) -> String {
+/// So many of something.
+pub fn count(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 

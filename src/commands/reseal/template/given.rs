@@ -43,7 +43,13 @@ impl Given {
     /// What a machine of so many boots lacks. Until the rotation is finished, it is taken to be enrolled
     /// with the key before: nobody has said otherwise.
     pub fn lack(self, boots: usize) -> Option<String> {
-        self.old.unwrap_or(self.present).lack(boots)
+        let by_present = self.present.lack(boots);
+        let Some(old) = self.old else { return by_present };
+        let by_old = old.lack(boots)?;
+        Some(match by_present {
+            None => "it is signed for by the new key only".to_owned(),
+            Some(_) => by_old,
+        })
     }
 
     /// Whether it opens where it is enrolled with the key before, and not where with the present one.

@@ -31,6 +31,7 @@ use crate::cli::{Global, Reseal};
 use crate::commands::keeper::note_template;
 use crate::commands::terminal::{self, Talk};
 use crate::commands::{Done, authority};
+pub use account::count;
 use account::{NAMED, body, both, lines, to_json};
 pub use gather::{forecasts, given, paths};
 use handover::Handover;
