@@ -3,72 +3,34 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod host;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::process::Command;
 
+use host::{BASE, Host, Template, machine};
 use serde_json::Value;
-use tempfile::TempDir;
-use testkit::virtual_boot::fixture_folder;
-use testkit::{Machine, Ran, Swtpm, run};
+use testkit::{Machine, Ran};
 use vmseal::policy::disk::from_disk;
 
-const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
-const BASE: &str = "direct-qemu10.0.13-ovmf2025.02/base";
 const KERNEL: &str = "direct-qemu10.0.13-ovmf2025.02/kernel";
+/// A folder whose name is a trap.
+const FOLDER: &str = "it's a, b & c";
 
-/// A host with a template of the machine a, in a folder whose name is a trap.
-struct Host(TempDir);
+/// Has a machine `a` delivered to in this way, with these words at the end of its command line.
+fn template(host: &Host, boot: &str, kind: &str, words: &str) {
+    let template = Template::of(boot, host.path(FOLDER));
+    let cmdline = format!("{}{words}", template.cmdline);
+    host.write("debian", &Template { kind, cmdline, machines: "[[vm]]\nname = \"a\"", ..template });
+}
 
-impl Host {
-    fn new() -> Self {
-        let host = Self(TempDir::with_prefix("vmseal-delivery-").unwrap());
-        fs::create_dir_all(host.path("root/etc/vmseal/templates.d")).unwrap();
-        host.vmseal(&["authority", "init", "debian"]).ok();
-        host
-    }
+fn file(host: &Host, name: &str) -> PathBuf {
+    host.path(FOLDER).join(name)
+}
 
-    fn path(&self, path: &str) -> PathBuf {
-        self.0.path().join(path)
-    }
-
-    fn vmseal(&self, arguments: &[&str]) -> Ran {
-        run(Command::new(VMSEAL).args(arguments).arg("--root").arg(self.path("root")))
-    }
-
-    fn template(&self, boot: &str, kind: &str, words: &str) {
-        let artifacts = fixture_folder(boot).join("artifacts.json");
-        let cmdline = fs::read_to_string(fixture_folder(BASE).join("inputs/append")).unwrap();
-        let text = format!(
-            "boot = \"kernel\"\nkernel = \"@{0}\"\ninitrd = \"@{0}\"\ncmdline = \"{1}{words}\"\n\
-             [[reference]]\nlog = \"{2}\"\n[[vm]]\nname = \"a\"\n\
-             [delivery]\nkind = \"{kind}\"\nfolder = \"{3}\"\n",
-            artifacts.display(),
-            cmdline.trim(),
-            fixture_folder(BASE).join("log.bin").display(),
-            self.path("it's a, b & c").display(),
-        );
-        fs::write(self.path("root/etc/vmseal/templates.d/debian.toml"), text).unwrap();
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.path("it's a, b & c").join(name)
-    }
-
-    fn reseal(&self) -> Ran {
-        self.vmseal(&["reseal", "--template", "debian", "--yes"])
-    }
-
-    /// A machine that knows the template's key.
-    fn machine(&self) -> Machine {
-        let public = self.path("debian.pub");
-        fs::write(&public, self.vmseal(&["authority", "export", "debian"]).ok().stdout).unwrap();
-        let machine = Machine::with_tpm(VMSEAL, Swtpm::start(), BASE);
-        let public = public.to_str().unwrap();
-        machine.enroll(&["--policy", "authority", "--authority-public", public]).ok();
-        machine
-    }
+fn reseal(host: &Host) -> Ran {
+    host.reseal(&["--template", "debian", "--yes"])
 }
 
 fn unlock(machine: &Machine) -> Ran {
@@ -93,15 +55,15 @@ fn signatures(file: &[u8]) -> Vec<Value> {
 #[test]
 fn a_disk_opens_the_machine_that_is_given_it() {
     let host = Host::new();
-    host.template(BASE, "disk", "");
-    let mut machine = host.machine();
+    let public = host.authority("debian");
+    template(&host, BASE, "disk", "");
+    let mut machine = machine(&public, BASE);
     let ran = host.vmseal(&["reseal", "--template", "debian", "--yes", "--json"]).ok();
     let told = &ran.json()["templates"][0]["machines"][0];
-    let path = host.file("a.img");
+    let path = file(&host, "a.img");
     assert_eq!(told["file"], path.to_str().unwrap());
-    let folder = host.0.path().display().to_string();
-    let option =
-        format!("-drive if=virtio,format=raw,readonly=on,file={folder}/it's a,, b & c/a.img");
+    let folder = host.path("it's a,, b & c").display().to_string();
+    let option = format!("-drive if=virtio,format=raw,readonly=on,file={folder}/a.img");
     assert_eq!(told["qemu"], option);
     let xml = told["libvirt"].as_str().unwrap();
     assert!(xml.contains("/it&apos;s a, b &amp; c/a.img'/>"), "{xml}");
@@ -115,11 +77,11 @@ fn a_disk_opens_the_machine_that_is_given_it() {
     unlock(&machine).ok();
 
     // Another kernel: the disk is old until the host approves, and the check says so.
-    host.template(KERNEL, "disk", "");
+    template(&host, KERNEL, "disk", "");
     host.vmseal(&["template", "check", "debian"]).code(20);
     machine.boot(KERNEL);
     unlock(&machine).refused(19);
-    let ran = host.reseal().ok();
+    let ran = reseal(&host).ok();
     assert!(ran.stdout.contains("start each with -drive"), "{ran:#?}");
     assert!(ran.stdout.contains("or by libvirt: <disk"), "{ran:#?}");
     let disk = fs::read(&path).unwrap();
@@ -130,7 +92,7 @@ fn a_disk_opens_the_machine_that_is_given_it() {
     // What was damaged is written anew, with what was signed for the boot before where that is whole.
     fs::write(&path, &disk[1..]).unwrap();
     host.vmseal(&["template", "check", "debian"]).code(20).says("a of template debian");
-    host.reseal().ok().says("written anew");
+    reseal(&host).ok().says("written anew");
     host.vmseal(&["template", "check", "debian"]).ok();
     assert_eq!(signatures(from_disk(&fs::read(&path).unwrap()).unwrap()).len(), 1);
 }
@@ -139,11 +101,13 @@ fn a_disk_opens_the_machine_that_is_given_it() {
 #[test]
 fn what_qubesdb_has_no_room_for_is_told() {
     let host = Host::new();
-    let (path, account) = (host.file("a.json"), host.path("root/var/lib/vmseal/host/debian.json"));
+    host.authority("debian");
+    let (path, account) =
+        (file(&host, "a.json"), host.path("root/var/lib/vmseal/host/debian.json"));
     let mut approved: Vec<String> = vec![];
     for boot in 0..8 {
-        host.template(BASE, "qubesdb", &format!(" boot={boot}"));
-        let ran = host.reseal().ok();
+        template(&host, BASE, "qubesdb", &format!(" boot={boot}"));
+        let ran = reseal(&host).ok();
         let mut json: Value = serde_json::from_slice(&fs::read(&account).unwrap()).unwrap();
         let generation = json["generation"].as_u64().unwrap();
         let boots = json["vms"]["a"]["boots"].as_object_mut().unwrap();
@@ -166,7 +130,7 @@ fn what_qubesdb_has_no_room_for_is_told() {
         fs::write(&account, json.to_string()).unwrap();
     }
     let before = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
-    host.reseal().ok();
+    reseal(&host).ok();
     let after = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
     assert_eq!(after, before);
 }

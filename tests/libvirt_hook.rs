@@ -3,38 +3,41 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod host;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use tempfile::TempDir;
+use host::{BASE, Template};
 use testkit::machine::project;
-use testkit::run;
-use testkit::virtual_boot::fixture_folder;
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
-const BASE: &str = "direct-qemu10.0.13-ovmf2025.02/base";
 const KERNEL: &str = "direct-qemu10.0.13-ovmf2025.02/kernel";
 
-struct Host(TempDir);
+/// A host with a template of the machine web1 of the fixtures.
+struct Host(host::Host);
+
+impl std::ops::Deref for Host {
+    type Target = host::Host;
+
+    fn deref(&self) -> &host::Host {
+        &self.0
+    }
+}
 
 impl Host {
-    /// With a template of the machine web1 of the fixtures, whose kernel is that of a recorded boot.
+    /// The machine is given the kernel of a recorded boot.
     fn new() -> Self {
-        let host = Self(TempDir::with_prefix("vmseal-hook-").unwrap());
-        fs::create_dir_all(host.path("root/etc/vmseal/templates.d")).unwrap();
+        let host = Self(host::Host::new());
         // The programs that the hook calls, for this host.
         let root = host.path("root");
         host.program("vmseal", &format!("exec {VMSEAL} \"$@\" --root {}", root.display()));
         host.program("logger", &format!("echo \"$*\" >>{}", host.path("log").display()));
-        host.vmseal(&["authority", "init", "debian"]);
-        host.template(BASE, "console=ttyS0");
+        host.authority("debian");
+        host.web1_boots(BASE);
         host
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.0.path().join(path)
     }
 
     fn program(&self, name: &str, text: &str) {
@@ -44,25 +47,18 @@ impl Host {
         fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     }
 
-    fn vmseal(&self, arguments: &[&str]) {
-        run(Command::new(VMSEAL).args(arguments).arg("--root").arg(self.path("root"))).ok();
-    }
-
-    fn template(&self, boot: &str, end: &str) {
-        let text = format!(
-            "boot = \"kernel\"\nkernel = \"@{0}\"\ninitrd = \"@{0}\"\n\
-             cmdline = \"root=/dev/mapper/root ro @own {end}\"\n[[reference]]\nlog = \"{1}\"\n\
-             [[vm]]\nname = \"web1\"\ncmdline = \"systemd.machine_id=0123456789abcdef0123456789abcde1\"\n\
-             [delivery]\nkind = \"fw_cfg\"\nfolder = \"{2}\"\n",
-            fixture_folder(boot).join("artifacts.json").display(),
-            fixture_folder(BASE).join("log.bin").display(),
-            self.path("delivered").display(),
-        );
-        fs::write(self.path("root/etc/vmseal/templates.d/debian.toml"), text).unwrap();
+    fn web1_boots(&self, boot: &str) {
+        let template = Template {
+            cmdline: "root=/dev/mapper/root ro @own console=ttyS0".to_owned(),
+            machines: "[[vm]]\nname = \"web1\"\n\
+                       cmdline = \"systemd.machine_id=0123456789abcdef0123456789abcde1\"",
+            ..Template::of(boot, self.delivery("debian"))
+        };
+        self.write("debian", &template);
     }
 
     fn approve(&self) {
-        self.vmseal(&["reseal", "--template", "debian", "--yes"]);
+        self.reseal(&["--template", "debian", "--yes"]).ok();
     }
 
     /// What the hook says when a machine starts, to libvirt and to the log.
@@ -109,7 +105,7 @@ fn a_machine_that_would_not_open_is_told_of_when_it_starts() {
     host.approve();
     assert_eq!(host.web1(), "");
     // The host gives another kernel, which nobody approved.
-    host.template(KERNEL, "console=ttyS0");
+    host.web1_boots(KERNEL);
     assert!(host.web1().contains("vmseal reseal --template"), "{}", host.web1());
     assert_eq!(host.starts("web1", &["started", "begin"], &domain("web1")), "");
     assert_eq!(host.starts("web1", &["prepare", "end"], &domain("web1")), "");
@@ -142,15 +138,14 @@ fn machines_that_no_template_has_are_let_alone() {
     let check = |xml: &str| {
         let file = host.path("other.xml");
         fs::write(&file, xml).unwrap();
-        let words = ["template", "check", "--libvirt", file.to_str().unwrap(), "--root"];
-        run(Command::new(VMSEAL).args(words).arg(host.path("root")))
+        host.vmseal(&["template", "check", "--libvirt", file.to_str().unwrap()])
     };
     check(&domain("web2")).code(20).says("it is to be handed signatures").says("name it in its");
     check(&plain).refused(3).says("no template has a machine of the name web2");
     check("no XML").refused(3);
     check("no XML with opt/org.vmseal/policy").code(20).says("it is to be handed signatures");
     // Neither a broken template nor a missing program stops a machine.
-    fs::write(host.path("root/etc/vmseal/templates.d/debian.toml"), "boot").unwrap();
+    fs::write(host.file("debian"), "boot").unwrap();
     assert!(host.web1().contains("is no template"), "{}", host.web1());
     assert_eq!(stranger(&plain), "");
     // A program that fails is told of.

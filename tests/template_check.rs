@@ -3,39 +3,37 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod host;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use tempfile::TempDir;
+use host::{BASE, Template};
+use testkit::Ran;
 use testkit::virtual_boot::fixture_folder;
-use testkit::{Ran, run};
 
-const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
-const BASE: &str = "direct-qemu10.0.13-ovmf2025.02/base";
 const KERNEL: &str = "direct-qemu10.0.13-ovmf2025.02/kernel";
 
 /// A host with the template `debian` of the machines a and b, and copies of all that it names.
-struct Host(TempDir);
+struct Host(host::Host);
+
+impl std::ops::Deref for Host {
+    type Target = host::Host;
+
+    fn deref(&self) -> &host::Host {
+        &self.0
+    }
+}
 
 impl Host {
     fn new() -> Self {
-        let host = Self(TempDir::with_prefix("vmseal-check-").unwrap());
-        fs::create_dir_all(host.path("root/etc/vmseal/templates.d")).unwrap();
+        let host = Self(host::Host::new());
         fs::copy(fixture_folder(BASE).join("log.bin"), host.path("log.bin")).unwrap();
         host.boot(BASE);
-        host.write("debian", "");
-        host.vmseal(&["authority", "init", "debian"]).ok();
+        host.machines("debian", "");
+        host.authority("debian");
         host
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.0.path().join(path)
-    }
-
-    fn vmseal(&self, arguments: &[&str]) -> Ran {
-        run(Command::new(VMSEAL).args(arguments).arg("--root").arg(self.path("root")))
     }
 
     fn check(&self, arguments: &[&str]) -> Ran {
@@ -48,27 +46,20 @@ impl Host {
         fs::copy(list, self.path("artifacts.json")).unwrap();
     }
 
-    fn file(&self, name: &str) -> PathBuf {
-        self.path(&format!("root/etc/vmseal/templates.d/{name}.toml"))
-    }
-
-    fn write(&self, name: &str, machines: &str) {
-        let cmdline = fs::read_to_string(fixture_folder(BASE).join("inputs/append")).unwrap();
-        let (artifacts, log) = (self.path("artifacts.json"), self.path("log.bin"));
-        let text = format!(
-            "boot = \"kernel\"\nkernel = \"@{0}\"\ninitrd = \"@{0}\"\ncmdline = \"{1}\"\n\
-             [[reference]]\nlog = \"{2}\"\n[[vm]]\nname = \"a\"\n[[vm]]\nname = \"b\"\n{machines}\n\
-             [delivery]\nkind = \"fw_cfg\"\nfolder = \"{3}\"\n",
-            artifacts.display(),
-            cmdline.trim(),
-            log.display(),
-            self.path(&format!("delivered/{name}")).display(),
-        );
-        fs::write(self.file(name), text).unwrap();
+    /// Writes a template of a, b and further machines.
+    fn machines(&self, name: &str, more: &str) {
+        let machines = format!("[[vm]]\nname = \"a\"\n[[vm]]\nname = \"b\"\n{more}");
+        let template = Template {
+            artifacts: self.path("artifacts.json"),
+            log: self.path("log.bin"),
+            machines: &machines,
+            ..Template::of(BASE, self.delivery(name))
+        };
+        self.write(name, &template);
     }
 
     fn delivered(&self, vm: &str) -> PathBuf {
-        self.path(&format!("delivered/debian/{vm}.json"))
+        self.delivery("debian").join(format!("{vm}.json"))
     }
 
     /// What is there, and when it was written.
@@ -84,7 +75,7 @@ impl Host {
             }
         }
         let mut found = vec![];
-        all(self.0.path(), &mut found);
+        all(&self.path(""), &mut found);
         found.sort();
         found
     }
@@ -196,7 +187,7 @@ fn each_fault_of_a_template_is_named() {
     fs::write(host.file("debian"), whole).unwrap();
 
     // A machine that the template itself does not cover is no fault of its files.
-    host.write("debian", "[[vm]]\nname = \"c\"\ncmdline = \"init=/bin/sh\"\n");
+    host.machines("debian", "[[vm]]\nname = \"c\"\ncmdline = \"init=/bin/sh\"\n");
     let ran = host.check(&["debian"]).code(20);
     assert!(ran.stdout.contains("c does not open: init=/bin/sh is no word"), "{ran:#?}");
     // Two templates that write the same files take each other's signatures away.

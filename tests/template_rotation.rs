@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use host::{BASE, Host, VMS, machine, opens};
+use host::{BASE, Host, Template, VMS, machine, opens};
 use serde_json::Value;
 use testkit::run::is_killed;
 use testkit::tool;
@@ -229,13 +229,13 @@ fn what_is_no_key_of_the_template_is_neither_replaced_nor_passed_over() {
 fn what_qubesdb_has_no_room_for_is_told() {
     let host = Host::new();
     let old = host.authority("debian");
-    let path = host.path("root/etc/vmseal/templates.d/debian.toml");
     let account = host.path("root/var/lib/vmseal/host/debian.json");
     let mut oldest = String::new();
     for boot in 0..3 {
-        host.template("debian", BASE, "", VMS);
-        let text = fs::read_to_string(&path).unwrap().replace("fw_cfg", "qubesdb");
-        fs::write(&path, text.replace("\"\n\n[[ref", &format!(" x={boot}\"\n\n[[ref"))).unwrap();
+        let template = Template::of(BASE, host.delivery("debian"));
+        let cmdline = format!("{} x={boot}", template.cmdline);
+        let template = Template { kind: "qubesdb", machines: VMS, cmdline, ..template };
+        host.write("debian", &template);
         host.reseal(&["--template", "debian", "--yes"]).ok();
         // Has all of them count for longer than one approval more, in their order.
         let mut json: Value = serde_json::from_slice(&fs::read(&account).unwrap()).unwrap();

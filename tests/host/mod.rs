@@ -3,6 +3,7 @@
 // Each test takes what it needs.
 #![allow(dead_code)]
 
+use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,19 +49,18 @@ impl Host {
     /// Writes a template of the recorded machine with the kernel of `boot`, these machines, and
     /// what `keys` say.
     pub fn template(&self, name: &str, boot: &str, keys: &str, machines: &str) {
-        let artifacts = fixture_folder(boot).join("artifacts.json");
-        let artifacts = artifacts.display();
-        let log = fixture_folder(BASE).join("log.bin");
-        let cmdline = fs::read_to_string(fixture_folder(BASE).join("inputs/append")).unwrap();
-        let text = format!(
-            "boot = \"kernel\"\nkernel = \"@{artifacts}\"\ninitrd = \"@{artifacts}\"\n\
-             cmdline = \"{}\"\n{keys}\n[[reference]]\nlog = \"{}\"\n{machines}\n\
-             [delivery]\nkind = \"fw_cfg\"\nfolder = \"{}\"\n",
-            cmdline.trim(),
-            log.display(),
-            self.delivery(name).display(),
-        );
-        fs::write(self.path(&format!("root/etc/vmseal/templates.d/{name}.toml")), text).unwrap();
+        let template = Template { keys, machines, ..Template::of(boot, self.delivery(name)) };
+        self.write(name, &template);
+    }
+
+    /// Writes a template.
+    pub fn write(&self, name: &str, template: &Template) {
+        fs::write(self.file(name), template.to_string()).unwrap();
+    }
+
+    /// The file of a template.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path(&format!("root/etc/vmseal/templates.d/{name}.toml"))
     }
 
     /// Writes a template whose machines boot as `boot` says; its reference is this log.
@@ -69,7 +69,7 @@ impl Host {
             "{boot}\n[[reference]]\nlog = {log:?}\n{machines}\n[delivery]\nkind = \"files\"\nfolder = {:?}\n",
             self.delivery(name),
         );
-        fs::write(self.path(&format!("root/etc/vmseal/templates.d/{name}.toml")), text).unwrap();
+        fs::write(self.file(name), text).unwrap();
     }
 
     pub fn delivery(&self, name: &str) -> PathBuf {
@@ -89,6 +89,53 @@ impl Host {
 
     pub fn reseal(&self, options: &[&str]) -> Ran {
         self.vmseal(&[&["reseal"], options].concat())
+    }
+}
+
+/// A template of machines that are given the kernel of a recorded boot.
+pub struct Template<'a> {
+    /// Digests of kernel and initrd.
+    pub artifacts: PathBuf,
+    /// The log of the reference boot.
+    pub log: PathBuf,
+    pub cmdline: String,
+    /// Further lines before the tables.
+    pub keys: &'a str,
+    /// The tables of the machines.
+    pub machines: &'a str,
+    /// The kind of delivery.
+    pub kind: &'a str,
+    /// Where signatures go.
+    pub folder: PathBuf,
+}
+
+impl Template<'_> {
+    /// That of `BASE` but for the kernel, which is that of `boot`, and without a machine.
+    pub fn of(boot: &str, folder: PathBuf) -> Self {
+        let base = fixture_folder(BASE);
+        let cmdline = fs::read_to_string(base.join("inputs/append")).unwrap();
+        Self {
+            artifacts: fixture_folder(boot).join("artifacts.json"),
+            log: base.join("log.bin"),
+            cmdline: cmdline.trim().to_owned(),
+            keys: "",
+            machines: "",
+            kind: "fw_cfg",
+            folder,
+        }
+    }
+}
+
+impl Display for Template<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { artifacts, log, cmdline, keys, machines, kind, folder } = self;
+        let artifacts = artifacts.display();
+        write!(
+            f,
+            "boot = \"kernel\"\nkernel = \"@{artifacts}\"\ninitrd = \"@{artifacts}\"\n\
+             cmdline = \"{cmdline}\"\n{keys}\n[[reference]]\nlog = {log:?}\n{machines}\n\
+             [delivery]\nkind = \"{kind}\"\nfolder = {folder:?}\n"
+        )
     }
 }
 
