@@ -132,7 +132,10 @@ fn machines_open_by_either_key_until_the_rotation_is_finished() {
     // A host cannot see who was enrolled again: it wants to be told.
     let ran = authority(&host, &["rotate", "debian", "--finish"]).refused(3);
     ran.says("which machines of template debian were enrolled again").says("--yes");
+    let ran = host.answered(&["authority", "rotate", "debian", "--finish"], "true", "n").code(3);
+    assert!(ran.stdout.contains("template debian: a, b, c. This host cannot see"), "{ran:#?}");
     assert!(old_key(&host).exists());
+    assert_eq!(signed(&file(&host, "b"), &[&old, &new]), [2, 2]);
     let ran = authority(&host, &["rotate", "debian", "--finish", "--yes", "--json"]).ok().json();
     assert_eq!((&ran["old"], &ran["files"]), (&Value::Null, &3.into()));
     assert!(!old_key(&host).exists());
@@ -154,6 +157,8 @@ fn machines_open_by_either_key_until_the_rotation_is_finished() {
     host.reseal(&["--template", "debian", "--yes"]).ok();
     assert_eq!(signed(&file(&host, "a"), &[&old, &new]), [0, 2]);
 
+    let told = host.vmseal(&["journal"]).ok().stdout;
+    assert_eq!(told.matches("the rotation is finished").count(), 1, "{told}");
     let journal = host.vmseal(&["journal", "--verify", "--json"]).ok().json();
     let lines = journal["lines"].as_array().unwrap();
     let of = |kind: &str| lines.iter().filter(|line| line["kind"] == kind).collect::<Vec<_>>();
@@ -162,7 +167,7 @@ fn machines_open_by_either_key_until_the_rotation_is_finished() {
     let [begun, finished] = [&rotations[0]["body"], &rotations[1]["body"]];
     assert_eq!((&begun["pkfp"], &begun["old_pkfp"]), (&shown["pkfp"], &before["pkfp"]));
     assert_eq!(begun["still_open"], serde_json::json!({ "machines": 3, "boots": 1 }));
-    assert_eq!(finished["finished"], before["pkfp"]);
+    assert_eq!((&finished["finished"], &finished["how"]), (&before["pkfp"], &"yes".into()));
     let hows: Vec<&Value> = of("approval").iter().map(|line| &line["body"]["how"]).collect();
     assert_eq!(hows, ["yes", "rotation", "yes", "yes"]);
 }

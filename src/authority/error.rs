@@ -89,8 +89,6 @@ pub enum AuthorityError {
     Unconfirmed {
         /// The template.
         template: String,
-        /// How many machines it has.
-        machines: usize,
     },
     /// Another program works on the key.
     Busy {
@@ -159,9 +157,9 @@ impl fmt::Display for AuthorityError {
             Self::NotRotated { old } => {
                 write!(f, "there is no rotation to finish: there is no key {}", old.display())
             }
-            Self::Unconfirmed { template, machines } => write!(
+            Self::Unconfirmed { template } => write!(
                 f,
-                "a host cannot see which machines of template {template} were enrolled again, and nobody said that all {machines} were"
+                "a host cannot see which machines of template {template} were enrolled again, and nobody said that all were"
             ),
             Self::Busy { folder } => write!(f, "another program works in {}", folder.display()),
             Self::Io { path, cause } => write!(f, "{}: {cause}", path.display()),

@@ -235,6 +235,9 @@ pub fn summary(kind: &Kind, body: &Map<String, Value>) -> String {
             words.extend(text("device").or_else(|| text("volume")).or_else(template));
         }
     }
+    if *kind == Kind::Rotate && body.contains_key("finished") {
+        words.push("the rotation is finished".to_owned());
+    }
     for name in ["policy", "keyslot", "keyslots", "token", "tokens", "proven", "of"] {
         words.extend(value(name).map(|value| format!("{name} {value}")));
     }

@@ -78,8 +78,13 @@ impl Host {
 
     /// Answers the prompt of `vmseal reseal` on a terminal, after `meanwhile` has run.
     pub fn at_a_terminal(&self, options: &[&str], meanwhile: &str, answer: &str) -> Ran {
+        self.answered(&[&["reseal"], options].concat(), meanwhile, answer)
+    }
+
+    /// Answers the prompt of a command on a terminal, after `meanwhile` has run.
+    pub fn answered(&self, arguments: &[&str], meanwhile: &str, answer: &str) -> Ran {
         let root = self.path("root");
-        let words = [&[VMSEAL, "reseal"], options, &["--root", root.to_str().unwrap()]].concat();
+        let words = [&[VMSEAL], arguments, &["--root", root.to_str().unwrap()]].concat();
         let script = format!(
             "(sleep 4; {meanwhile}; echo {answer}; sleep 1) | script -qec \"{}\" /dev/null",
             words.join(" ")

@@ -125,7 +125,8 @@ pub fn finish(global: &Global, name: &str, yes: bool, talk: Talk) -> Done {
         talk.object(&object);
     }
     talk.prose(format_args!("removed the key before, fingerprint {old}"));
-    talk.prose(format_args!("template {name}: {files} files are signed by the new key alone now"));
+    let files = count(files, "file");
+    talk.prose(format_args!("template {name}: {files} written, signed by the new key alone"));
     talk.remark("where a machine's old keyslot was not removed, what the old key has signed still opens it, for whoever kept that: vmseal revoke DEVICE --keyslot N in it");
     Ok(())
 }

@@ -8,7 +8,7 @@ use vmseal::reseal::Kind;
 use vmseal::template::{Delivered, TemplateError};
 
 use super::signing::{fingerprint, is_signed_by_present, outdated};
-use super::{NAMED, Work};
+use super::{Approval, NAMED, Work};
 use crate::cli::Global;
 use crate::commands::keeper::note_template;
 use crate::commands::terminal::{self, Talk};
@@ -37,8 +37,8 @@ impl Work {
             return Err(TemplateError::NotSignedAnew { template: name.clone() }.into());
         }
         let machines: Vec<&str> = plan.vms.iter().map(|vm| vm.name.as_str()).collect();
-        confirm(name, &machines, &pkfp, yes, talk)?;
-        let body = json!({ "pkfp": pkfp, "finished": old, "machines": machines.len() });
+        let how = confirm(name, &machines, &pkfp, yes, talk)?.name();
+        let body = json!({ "how": how, "pkfp": pkfp, "finished": old, "machines": machines.len() });
         let head = note_template(global, Kind::Rotate, name, body, talk)?;
         let keys = keys.without_old();
         let finished = || {
@@ -59,16 +59,15 @@ impl Work {
     }
 }
 
-/// No guest is trusted to say which key it is enrolled with, so that somebody must.
+/// No guest is trusted to say which key it is enrolled with, so that somebody must; gives how it was said.
 fn confirm(
     name: &str,
     machines: &[&str],
     pkfp: &str,
     yes: bool,
     talk: Talk,
-) -> Result<(), AuthorityError> {
-    let unconfirmed =
-        || AuthorityError::Unconfirmed { template: name.to_owned(), machines: machines.len() };
+) -> Result<Approval, AuthorityError> {
+    let unconfirmed = || AuthorityError::Unconfirmed { template: name.to_owned() };
     if !yes && !terminal::can_ask() {
         return Err(unconfirmed());
     }
@@ -81,9 +80,11 @@ fn confirm(
         "template {name}: {named}. This host cannot see which of them were enrolled again with the key \
          {pkfp}: one that was not asks for its passphrase from its next start on"
     ));
-    let question = "Is every one of them enrolled with it? [y/N] ";
-    match yes || terminal::ask(question).unwrap_or(false) {
-        true => Ok(()),
-        false => Err(unconfirmed()),
+    if yes {
+        return Ok(Approval::Yes);
+    }
+    match terminal::ask("Is every one of them enrolled with it? [y/N] ") {
+        Ok(true) => Ok(Approval::Terminal),
+        _ => Err(unconfirmed()),
     }
 }
