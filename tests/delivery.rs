@@ -8,10 +8,11 @@ mod host;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::process::Command;
 
 use host::{BASE, Host, Template, machine};
 use serde_json::Value;
-use testkit::{Machine, Ran};
+use testkit::{Machine, Ran, run};
 use vmseal::policy::disk::from_disk;
 
 const KERNEL: &str = "direct-qemu10.0.13-ovmf2025.02/kernel";
@@ -139,9 +140,11 @@ fn what_qubesdb_has_no_room_for_is_told() {
 #[test]
 fn what_is_planted_beside_a_delivery_is_neither_followed_nor_waited_for() {
     let host = Host::new();
-    host.template(BASE, "files", "");
-    host.reseal().ok();
-    let (path, new, victim) = (host.file("a.json"), host.file("a.json.new"), host.path("victim"));
+    host.authority("debian");
+    template(&host, BASE, "files", "");
+    reseal(&host).ok();
+    let [path, new] = ["a.json", "a.json.new"].map(|name| file(&host, name));
+    let victim = host.path("victim");
     let delivered = fs::read(&path).unwrap();
     fs::write(&victim, "precious").unwrap();
     let plants: [&dyn Fn(); 4] = [
@@ -154,7 +157,7 @@ fn what_is_planted_beside_a_delivery_is_neither_followed_nor_waited_for() {
     for plant in plants {
         fs::remove_file(&path).unwrap();
         plant();
-        host.reseal().ok();
+        reseal(&host).ok();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
         assert_eq!(fs::read(&path).unwrap(), delivered);
@@ -163,6 +166,6 @@ fn what_is_planted_beside_a_delivery_is_neither_followed_nor_waited_for() {
     // What cannot be put aside is named, and nothing is delivered into it.
     fs::remove_file(&path).unwrap();
     fs::create_dir(&new).unwrap();
-    host.reseal().code(3).says("a.json");
+    reseal(&host).code(3).says("a.json");
     assert!(!path.exists());
 }

@@ -166,7 +166,7 @@ impl Files for Overwritten {
 }
 
 /// Bytes that lie in no file.
-pub(crate) struct InMemory(pub(crate) Vec<u8>);
+pub struct InMemory(pub Vec<u8>);
 
 impl Source for InMemory {
     fn len(&self) -> u64 {

@@ -12,7 +12,7 @@ use super::installed::{Installed, LOGIN, PROMPT};
 use super::kind::{INITRAMFS_KERNEL, VOLUME_UUID};
 use crate::guest::Boot;
 use crate::machine::Machine;
-use crate::workshop::{NEWER, text};
+use crate::workshop::NEWER;
 
 /// Three machines of the template, and one with a word that no machine of it may have.
 const STRANGE: [&str; 4] = ["", "", "", " audit=0"];
