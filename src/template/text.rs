@@ -161,9 +161,13 @@ impl Template {
             }
             let alls = vm.cmdline.split(' ').filter(|word| *word == Self::ALL).count();
             let has_own = self.boot.cmdline().is_some_and(|all| has_word(all, Self::OWN));
+            let all = Self::ALL;
             if alls > 1 || (alls == 1 && has_own) {
-                let (all, own) = (Self::ALL, Self::OWN);
+                let own = Self::OWN;
                 return Err(format!("{name} has {all} twice, or where the template has {own}"));
+            }
+            if alls > 0 && self.boot.cmdline().is_none() {
+                return Err(format!("{name} has {all}, and the template has no command line"));
             }
             let line = self.cmdline(&vm.cmdline);
             if !is_line(&line) {

@@ -150,6 +150,7 @@ fn what_belongs_to_another_kind_of_boot_is_refused() {
         ("image =", "grubenv = \"1\"\nimage =", "grubenv is no name of a variable"),
         ("image =", "grubenv = \"\"\nimage =", "grubenv is no name of a variable"),
         ("image =", "grubenv = \"a-b\"\nimage =", "grubenv is no name of a variable"),
+        ("[[reference]]", "[[vm]]\nname = \"a\"\ncmdline = \"@all\"\n[[reference]]", "has @all"),
         ("\"rescue\"", "\"\"", "entries has one that is no name"),
         ("\"rescue\"", "\"\\u001b\"", "entries has one that is no name"),
         ("\"disk\"", "\"uki\"", "boot = \"uki\" has no image"),
