@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::measurement::diff::{Note, notes};
 use crate::measurement::replay::{first_difference, replay};
 use crate::measurement::{
-    Digest, EventLog, PcrBank, PcrIndex, PcrValues, UserspaceEvent, UserspaceLog,
+    Digest, EventLog, InitrdWord, PcrBank, PcrIndex, PcrValues, UserspaceLog,
 };
 use crate::token::BootEntry;
 
@@ -91,13 +91,13 @@ impl BootLogs {
 
     /// The events before the seal point, as explanations need them. `cmdline` is this system's.
     pub fn notes(&self, bank: PcrBank, cmdline: Option<&str>) -> Vec<Note> {
-        let early = self.userspace.as_ref().map(|log| log.filtered(is_before_seal_point));
+        let early = self.userspace.as_ref().map(|log| log.filtered(InitrdWord::is));
         notes(&self.firmware, early.as_ref(), bank, cmdline)
     }
 
     /// What systemd's log has from before the seal point.
     pub fn early(&self) -> Option<UserspaceLog> {
-        self.userspace.as_ref().map(|log| log.filtered(is_before_seal_point))
+        self.userspace.as_ref().map(|log| log.filtered(InitrdWord::is))
     }
 
     /// What extended the PCRs before the seal point, in order, with a description in words.
@@ -109,21 +109,10 @@ impl BootLogs {
         });
         let userspace = self.userspace.iter().flat_map(|log| log.events());
         let userspace = userspace
-            .filter(|event| is_before_seal_point(event))
+            .filter(|event| InitrdWord::is(event))
             .filter_map(|event| Some((event.pcr?, *event.digests.get(&bank)?, event.to_string())));
         firmware.chain(userspace).collect()
     }
-}
-
-/// systemd 252 to 260 extend `enter-initrd`, 261 and later the separators too; everything else in
-/// the log comes after the volumes are open.
-fn is_before_seal_point(event: &UserspaceEvent) -> bool {
-    let is = |text: &Option<crate::measurement::LogText>, word: &str| {
-        text.as_ref().is_some_and(|text| text.as_str() == word)
-    };
-    is(&event.word, "enter-initrd")
-        || is(&event.event_type, "os-separator")
-        || is(&event.event_type, "nvpcr-separator")
 }
 
 fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {

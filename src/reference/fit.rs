@@ -5,8 +5,7 @@ use std::fmt;
 
 use super::command_stream::Extend;
 use crate::measurement::{
-    Digest, Event, EventDigest, EventLog, EventType, PcrBank, PcrIndex, UserspaceEvent,
-    UserspaceLog,
+    Digest, Event, EventDigest, EventLog, EventType, InitrdWord, PcrBank, PcrIndex, UserspaceLog,
 };
 
 /// What the firmware measures when the kernel takes over, after the log was handed out
@@ -19,8 +18,6 @@ const ACTIONS: [&str; 3] = [
 const ACTION_PCR: u8 = 5;
 /// IMA has a log of its own, and nothing is sealed to its PCR.
 const IMA: u8 = 10;
-/// What systemd measures in an initrd before volumes are opened: PCR, word, and its name for it.
-const WORDS: [(u8, &str, &str); 1] = [(11, "enter-initrd", "phase")];
 
 /// The logs of a boot, each digest of which the TPM saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +104,7 @@ fn fit_one(log: &EventLog, extends: &[Extend], bank: PcrBank) -> Result<Fitted, 
             continue;
         } else if let (true, Some(event)) = (words.is_empty(), action(extend.pcr, digest)) {
             actions.push(event);
-        } else if let Some(event) = word(extend.pcr, digest) {
+        } else if let Some(event) = InitrdWord::event(extend.pcr, digest) {
             words.push(event);
         } else {
             let (pcr, seen) = (extend.pcr, short(&digest));
@@ -141,19 +138,6 @@ fn action(pcr: PcrIndex, digest: Digest) -> Option<Event> {
     let digests = vec![EventDigest { alg_id: bank.alg_id(), bytes: digest.as_bytes().to_vec() }];
     let (pcr, event_type) = (pcr.get().into(), EventType::EfiAction);
     Some(Event { number: 0, pcr, event_type, digests, raw: text.as_bytes().to_vec() })
-}
-
-fn word(pcr: PcrIndex, digest: Digest) -> Option<UserspaceEvent> {
-    let bank = digest.bank();
-    let is_it =
-        |(of, word, _): &(u8, &str, &str)| *of == pcr.get() && bank.hash(word.as_bytes()) == digest;
-    let (_, word, event_type) = WORDS.into_iter().find(is_it)?;
-    Some(UserspaceEvent {
-        pcr: Some(pcr),
-        digests: [(bank, digest)].into(),
-        event_type: Some(event_type.into()),
-        word: Some(word.into()),
-    })
 }
 
 fn shown(event: &Event, bank: PcrBank) -> String {

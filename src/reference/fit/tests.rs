@@ -74,11 +74,29 @@ fn what_comes_after_the_log_is_known_by_its_digest() {
     assert_eq!(digests(&whole.log), digests(&fitted.log));
 }
 
+/// systemd 261 and later measure these in an initrd; their digests are in its own `pcrlock.d`.
+#[test]
+fn the_separators_of_an_initrd_are_known_in_any_order() {
+    let separated = [0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14];
+    let os = separated.map(|pcr| extend(pcr, "os-separator"));
+    let rest = [extend(9, "nvpcr-separator"), extend(11, "enter-initrd")];
+    for after in [[&os[..], &rest].concat(), [&rest[..], &os].concat()] {
+        let fitted = fits(log(&TOLD), &[seen(), after.clone()].concat()).unwrap();
+        assert_eq!(fitted.log, log(&TOLD));
+        let told: Vec<_> = fitted.userspace.events().iter().map(|it| it.pcr).collect();
+        assert_eq!(told, after.iter().map(|it| Some(it.pcr)).collect::<Vec<_>>());
+    }
+}
+
 #[test]
 fn a_word_before_its_time_and_one_that_is_not_known_are_refused() {
     for (more, pcr) in [
         (vec![extend(11, "leave-initrd")], 11),
         (vec![extend(4, "another loader")], 4),
+        (vec![extend(8, "os-separator")], 8),
+        (vec![extend(11, "nvpcr-separator")], 11),
+        // It holds a secret of the machine's: no two measure the same.
+        (vec![extend(9, "nvpcr-init:hardware:0x1d10200:sha256:de38")], 9),
         (vec![extend(11, ACTIONS[0])], 11),
         (vec![extend(11, "enter-initrd"), extend(5, ACTIONS[0])], 5),
     ] {
