@@ -189,6 +189,43 @@ fn what_cannot_be_booted_is_refused_with_what_to_do() {
     host.vmseal(&["reference-boot", "--dry-run"]).code(2);
 }
 
+/// What is killed cannot clean up after itself; the next boot does.
+#[test]
+fn a_boot_that_was_killed_leaves_nothing_to_the_next_one() {
+    let host = Host::new();
+    // A firmware that does nothing but jump to where it is.
+    fs::write(host.path("code.fd"), [0xeb, 0xfe].repeat(1 << 15)).unwrap();
+    fs::write(host.path("vars.fd"), vec![0; 1 << 16]).unwrap();
+    let folder = host.0.path().display();
+    host.write(&format!(
+        "boot = \"disk\"\nimage = \"{folder}/vars.fd\"\nvars = \"{folder}/vars.fd\"\n\
+         memory = [64]\n[machine]\nfirmware = \"{folder}/code.fd\"\n"
+    ));
+    let scratch = host.path("tmp");
+    fs::create_dir(&scratch).unwrap();
+    // QEMU and swtpm are nobody's, and need a place as /tmp is.
+    for folder in [host.0.path(), &scratch] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o1777)).unwrap();
+    }
+    let command = |limit: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmseal"));
+        command.args(["reference-boot", "debian", "--accel", "tcg", "--limit", limit]);
+        command.arg("--root").arg(host.0.path()).env("TMPDIR", &scratch);
+        command
+    };
+    let left = || fs::read_dir(&scratch).unwrap().map(|it| it.unwrap().path()).collect::<Vec<_>>();
+    let mut killed = command("300").stderr(std::process::Stdio::null()).spawn().unwrap();
+    while !left().iter().any(|folder| folder.join("tpm2-00.permall").exists()) {
+        assert_eq!(killed.try_wait().unwrap(), None, "it ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(left().len(), 1);
+    run(&mut command("1")).refused(3).says("did not latch within 1 seconds");
+    assert_eq!(left(), [""; 0].map(PathBuf::from));
+}
+
 #[test]
 fn a_reseal_starts_from_what_was_recorded_until_machine_or_firmware_change() {
     let host = Host::new();

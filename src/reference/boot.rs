@@ -1,12 +1,12 @@
 //! A reference boot: a throw-away QEMU and a scratch TPM, up to the seal point.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -18,6 +18,8 @@ use super::inherited::Inherited;
 use super::memory::GuestMemory;
 use super::qemu::{Accelerator, Kept, QemuLine, Size};
 use super::relay::{Passed, Relay, SealPoint};
+use super::scratch::Scratch;
+use super::users::Users;
 use crate::ffi::child::die_with_parent;
 use crate::measurement::replay::{differences, replay};
 use crate::measurement::{PcrBank, PcrValues};
@@ -77,7 +79,7 @@ fn boot(
 ) -> Result<Recorded, ReferenceError> {
     let scratch = Scratch::new()?;
     let users = Users::new();
-    let (tpm, _swtpm) = start_tpm(&scratch.0, template.bank, users.swtpm)?;
+    let (tpm, _swtpm) = start_tpm(scratch.path(), template.bank, users.swtpm)?;
     let refused =
         |error: std::io::Error| ReferenceError::io(Path::new("the guest's memory"), &error);
     let memory = GuestMemory::new(size.memory.saturating_mul(1 << 20)).map_err(refused)?;
@@ -199,27 +201,6 @@ pub(super) fn start_tpm(
     Ok((ours, swtpm))
 }
 
-/// The users that QEMU and swtpm run as where root starts them: nobody's, and each its own. The guest
-/// talks to both, and what measures must be safe from what is measured.
-struct Users {
-    qemu: Option<u32>,
-    swtpm: Option<u32>,
-}
-
-impl Users {
-    /// The first number behind those of containers, which no system gives away (systemd's UIDS-GIDS).
-    const FIRST: u32 = 0x7000_0000;
-
-    fn new() -> Self {
-        let mut random = [0; 2];
-        // Numbers that others could guess are as good: nobody can become them.
-        let _ = getrandom::fill(&mut random);
-        let first = Self::FIRST + 2 * u32::from(u16::from_le_bytes(random));
-        let user = |number| rustix::process::geteuid().is_root().then_some(number);
-        Self { qemu: user(first), swtpm: user(first + 1) }
-    }
-}
-
 fn give(folder: &Path, user: u32) -> std::io::Result<()> {
     for entry in fs::read_dir(folder)? {
         chown(entry?.path(), Some(user), Some(user))?;
@@ -312,39 +293,6 @@ fn last_line(bytes: &[u8]) -> Option<String> {
     lines.find(|line| !line.is_empty()).map(str::to_owned)
 }
 
-/// A folder of one boot, which nobody else may look into. It goes with the value.
-#[derive(Debug)]
-pub struct Scratch(PathBuf);
-
-impl Scratch {
-    /// A new one.
-    ///
-    /// # Errors
-    /// [`ReferenceError::Io`].
-    pub fn new() -> Result<Self, ReferenceError> {
-        let mut name = [0; 8];
-        // Somebody else's folder of that name is refused, not used.
-        let _ = getrandom::fill(&mut name);
-        let path = std::env::temp_dir().join(format!("vmseal-reference-{}", hex::encode(name)));
-        // swtpm changes its folder: the path is to be absolute.
-        let path = std::path::absolute(&path).map_err(|error| ReferenceError::io(&path, &error))?;
-        let made = DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(|error| ReferenceError::io(&path, &error))?;
-        Ok(Self(path))
-    }
-
-    /// Its path, which is absolute.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,15 +302,5 @@ mod tests {
         let text = b"first\r\n\x1b[2J\x1b[01;01HPlease unlock disk root: \x1b[0m\r\n\n";
         assert_eq!(last_line(text).unwrap(), "Please unlock disk root:");
         assert_eq!(last_line(b"\n \n"), None);
-    }
-
-    #[test]
-    fn a_scratch_folder_is_private_and_goes() {
-        use std::os::unix::fs::PermissionsExt;
-        let scratch = Scratch::new().unwrap();
-        let path = scratch.0.clone();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
-        drop(scratch);
-        assert!(!path.exists());
     }
 }

@@ -21,12 +21,15 @@ mod memory;
 mod pcr_read;
 mod qemu;
 mod relay;
+mod scratch;
 mod store;
+mod users;
 
-pub use boot::{Recorded, Scratch, record};
+pub use boot::{Recorded, record};
 pub use command_stream::{CommandStream, Extend, StreamError};
 pub use compare::compare;
 pub use error::{ReferenceError, Seen};
 pub use fit::{Fitted, Unfit, fit};
 pub use qemu::{Accelerator, Kept, Place, QemuLine, Size};
+pub use scratch::Scratch;
 pub use store::{Entry, References};

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::measurement::{Digest, PcrIndex};
-use crate::reference::boot::{Running, Scratch, start_tpm};
+use crate::reference::boot::{Running, start_tpm};
+use crate::reference::scratch::Scratch;
 
 const BANK: PcrBank = PcrBank::Sha256;
 const SOON: Duration = Duration::from_secs(30);
