@@ -19,13 +19,6 @@ const MAX_FILE: u64 = 1 << 30;
 /// Most names that one folder may have.
 const MAX_NAMES: usize = 65_536;
 
-/// The type of an EFI system partition.
-const ESP: Guid = Guid::from_fields(
-    0xc12a_7328,
-    0xf81f,
-    0x11d2,
-    [0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b],
-);
 /// The type of an extended boot loader partition.
 const XBOOTLDR: Guid = Guid::from_fields(
     0xbc13_c2ff,
@@ -168,7 +161,7 @@ impl Image {
         let partitions = partitions(&disk, &table);
         let mut wanted: Vec<(Guid, Slice)> = partitions
             .into_iter()
-            .filter(|(kind, _)| (*kind == ESP) == (volume == Volume::Esp))
+            .filter(|(kind, _)| (*kind == Guid::ESP) == (volume == Volume::Esp))
             .collect();
         wanted.sort_by_key(|(kind, _)| *kind != XBOOTLDR);
         let systems = wanted.into_iter().filter_map(|(kind, slice)| {

@@ -34,6 +34,13 @@ impl Guid {
         0x46b5,
         [0x8a, 0x20, 0xe5, 0x6c, 0xbb, 0x30, 0x52, 0xd0],
     );
+    /// The type of an EFI system partition.
+    pub const ESP: Self = Self::from_fields(
+        0xc12a_7328,
+        0xf81f,
+        0x11d2,
+        [0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b],
+    );
 
     /// The four fields as they are written.
     pub const fn from_fields(a: u32, b: u16, c: u16, d: [u8; 8]) -> Self {

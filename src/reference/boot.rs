@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::boot_disk;
 use super::error::{ReferenceError, Seen};
 use super::fit::{Fitted, fit};
 use super::inherited::Inherited;
@@ -89,10 +90,11 @@ fn boot(
             let copy = match kept {
                 Kept::File => Inherited::copy_of(path),
                 Kept::Disk => Inherited::read_only(path),
+                Kept::Program => boot_disk::with_program(path),
             };
             let copy = copy.map_err(|error| ReferenceError::io(path, &error))?;
             let place = match kept {
-                Kept::File => copy.path(),
+                Kept::File | Kept::Program => copy.path(),
                 Kept::Disk => {
                     disks.push(copy.number());
                     format!("/dev/fdset/{}", disks.len())

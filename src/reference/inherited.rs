@@ -32,16 +32,29 @@ impl Inherited {
     /// # Errors
     /// The system's.
     pub fn copy_of(path: &Path) -> io::Result<Self> {
-        let from = File::open(path)?;
-        if !from.metadata()?.is_file() {
-            return Err(io::Error::other("it is no file"));
-        }
+        let (mut from, _) = Self::regular(path)?;
         let Self(mut to) = Self::zeros(0)?;
-        if io::copy(&mut from.take(Self::MAX_LEN + 1), &mut to)? > Self::MAX_LEN {
-            return Err(io::Error::other(format!("more than {} bytes", Self::MAX_LEN)));
-        }
+        io::copy(&mut from, &mut to)?;
         to.flush()?;
         Ok(Self(to))
+    }
+
+    /// A file that may be copied, to its end, and its length.
+    ///
+    /// # Errors
+    /// The system's; for what is no file, or longer than [`Inherited::MAX_LEN`].
+    pub fn regular(path: &Path) -> io::Result<(io::Take<File>, u64)> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
+        if metadata.len() > Self::MAX_LEN {
+            return Err(io::Error::other(format!("more than {} bytes", Self::MAX_LEN)));
+        }
+        // What is appended meanwhile is none of it.
+        let len = metadata.len();
+        Ok((file.take(len), len))
     }
 
     /// The file itself, to be read only.

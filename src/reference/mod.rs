@@ -12,12 +12,14 @@
 //! extend the PCR of the latch; that one never reaches the TPM.
 
 mod boot;
+mod boot_disk;
 mod command_stream;
 mod compare;
 mod error;
 mod fit;
 mod inherited;
 mod memory;
+mod partition_table;
 mod pcr_read;
 mod qemu;
 mod relay;

@@ -53,6 +53,8 @@ pub enum Kept {
     File,
     /// The file itself, to be read only: what is written goes elsewhere, and is thrown away.
     Disk,
+    /// A disk of its own, from which the firmware starts a copy of it.
+    Program,
 }
 
 /// Where QEMU finds what it is given in the place of a file.
@@ -141,17 +143,21 @@ impl QemuLine {
                 Ok(())
             }
             Boot::Disk { disk: Disk::Image(image), .. } => {
-                let file = place(Kept::Disk, image)?.replace(',', ",,");
-                self.add(&[
-                    "-drive",
-                    &format!("if=none,id=disk,format=raw,snapshot=on,file={file}"),
-                ]);
-                self.add(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+                self.disk(&place(Kept::Disk, image)?, ",snapshot=on");
                 Ok(())
             }
             Boot::Disk { disk: Disk::Volumes { .. }, .. } => Err(lacks(NO_DISK)),
-            Boot::Uki { .. } => Err(lacks(NO_DISK)),
+            Boot::Uki { image } => {
+                self.disk(&place(Kept::Program, image)?, "");
+                Ok(())
+            }
         }
+    }
+
+    fn disk(&mut self, file: &str, how: &str) {
+        let file = file.replace(',', ",,");
+        self.add(&["-drive", &format!("if=none,id=disk,format=raw{how},file={file}")]);
+        self.add(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
     }
 
     fn add(&mut self, words: &[&str]) {

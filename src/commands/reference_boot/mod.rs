@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use vmseal::Error;
-use vmseal::reference::{Accelerator, QemuLine, Recorded, ReferenceError, References, Size};
+use vmseal::reference::{Accelerator, Kept, QemuLine, Recorded, ReferenceError, References, Size};
 use vmseal::reseal::Store;
 use vmseal::template::{Template, Templates};
 
@@ -20,6 +20,9 @@ use crate::cli::{Accel, Global, ReferenceBoot};
 
 /// What a dry run shows in place of the guest's memory, which lies in no file.
 const MEMORY: &str = "/proc/self/fd/MEMORY";
+
+/// Nor does a disk that is made for the boot.
+const DISK: &str = "/proc/self/fd/DISK";
 
 /// Boots, compares, keeps.
 pub fn run(global: &Global, args: &ReferenceBoot, talk: Talk) -> Done {
@@ -63,7 +66,12 @@ fn show(template: &Template, ways: &[Accelerator], talk: Talk) -> Result<Value, 
     let mut lines = vec![];
     for size in sizes(template) {
         let way = ways.first().copied().unwrap_or(Accelerator::Tcg);
-        let mut place = |_, path: &Path| Ok(path.to_string_lossy().into_owned());
+        let mut place = |kept, path: &Path| {
+            Ok(match kept {
+                Kept::Program => DISK.to_owned(),
+                Kept::File | Kept::Disk => path.to_string_lossy().into_owned(),
+            })
+        };
         let line = QemuLine::new(template, size, way, MEMORY, &mut place)?.to_string();
         talk.prose(&line);
         lines.push(json!({ "memory": size.memory, "cpus": size.cpus, "qemu": line }));

@@ -1,0 +1,107 @@
+//! A GUID partition table with one partition, an EFI system partition (UEFI 2.10, 5.3).
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use crate::measurement::efi::Guid;
+
+/// Bytes of a block.
+pub const BLOCK: u64 = 512;
+/// Entries of a table, and the blocks that they take.
+const ENTRIES: u32 = 128;
+const ENTRY_LEN: u32 = 128;
+const ENTRY_BLOCKS: u64 = 32;
+const HEADER_LEN: u32 = 92;
+/// These are of no disk but this one, and not measured into a PCR that is sealed to.
+const DISK: Guid = Guid::from_fields(0x766d_7365, 0x616c, 0x4000, [0x80, 0, 0, 0, 0, 0, 0, 1]);
+const PARTITION: Guid = Guid::from_fields(0x766d_7365, 0x616c, 0x4000, [0x80, 0, 0, 0, 0, 0, 0, 2]);
+
+/// A table of a disk that is as long as it must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionTable {
+    first: u64,
+    len: u64,
+}
+
+impl PartitionTable {
+    /// Of a partition that begins with the block `first` and has `len` blocks.
+    pub fn of(first: u64, len: u64) -> Self {
+        Self { first, len }
+    }
+
+    /// How many blocks the disk has.
+    pub fn blocks(&self) -> u64 {
+        self.first + self.len + ENTRY_BLOCKS + 1
+    }
+
+    /// Writes both copies of it, and the one that keeps older programs away.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write_to(&self, disk: &File) -> io::Result<()> {
+        let entries = self.entries();
+        let last = self.blocks() - 1;
+        disk.write_all_at(&self.protection(), 0)?;
+        for (own, other, at) in [(1, last, 2), (last, 1, last - ENTRY_BLOCKS)] {
+            disk.write_all_at(&self.header(own, other, at, crc32(&entries)), own * BLOCK)?;
+            disk.write_all_at(&entries, at * BLOCK)?;
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Vec<u8> {
+        let mut entries = [*Guid::ESP.as_bytes(), *PARTITION.as_bytes()].concat();
+        for block in [self.first, self.first + self.len - 1] {
+            entries.extend(block.to_le_bytes());
+        }
+        entries.resize((ENTRIES * ENTRY_LEN) as usize, 0);
+        entries
+    }
+
+    fn header(&self, own: u64, other: u64, entries: u64, crc_of_entries: u32) -> Vec<u8> {
+        let usable = [2 + ENTRY_BLOCKS, self.blocks() - ENTRY_BLOCKS - 2];
+        let mut header = b"EFI PART\0\0\x01\0".to_vec();
+        header.extend(HEADER_LEN.to_le_bytes());
+        // Its own checksum counts as zero, and what follows is reserved.
+        header.extend([0; 8]);
+        header.extend([own, other].into_iter().chain(usable).flat_map(u64::to_le_bytes));
+        header.extend(DISK.as_bytes());
+        header.extend(entries.to_le_bytes());
+        header.extend([ENTRIES, ENTRY_LEN, crc_of_entries].into_iter().flat_map(u32::to_le_bytes));
+        let crc = crc32(&header);
+        header.splice(16..20, crc.to_le_bytes());
+        header
+    }
+
+    /// A table of the older form, with one partition of type 0xee that is all of the disk.
+    fn protection(&self) -> Vec<u8> {
+        let len = u32::try_from(self.blocks() - 1).unwrap_or(u32::MAX);
+        let mut block = vec![0; 446];
+        block.extend([0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0]);
+        block.extend(len.to_le_bytes());
+        block.resize(510, 0);
+        block.extend([0x55, 0xaa]);
+        block
+    }
+}
+
+/// The checksum of tables and headers (ISO 3309).
+fn crc32(bytes: &[u8]) -> u32 {
+    let crc = bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 }
+        })
+    });
+    !crc
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_that_of_its_standard() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
+}
