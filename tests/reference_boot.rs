@@ -154,6 +154,26 @@ fn a_dry_run_prints_a_line_for_each_size_and_starts_nothing() {
 }
 
 #[test]
+fn a_dry_run_shows_the_disk_that_a_boot_starts_from() {
+    let host = Host::new();
+    let folder = host.0.path().display();
+    let start = host.good().find("vars =").map(|at| host.good()[at..].to_owned()).unwrap();
+    for (boot, drive) in [
+        (format!("\"uki\"\nuki = \"{folder}/kernel\""), "format=raw,file=/proc/self/fd/DISK"),
+        (
+            format!("\"disk\"\nesp = \"{folder}/kernel\""),
+            &*format!("format=raw,snapshot=on,file={folder}/kernel"),
+        ),
+    ] {
+        host.write(&format!("boot = {boot}\n{start}"));
+        let ran = host.vmseal(&["reference-boot", "debian", "--accel", "tcg", "--dry-run"]).ok();
+        let wanted =
+            format!("-drive if=none,id=disk,{drive} -device virtio-blk-pci,drive=disk,bootindex=0");
+        assert!(ran.stdout.contains(&wanted) && !ran.stdout.contains("-kernel"), "{ran:#?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_booted_is_refused_with_what_to_do() {
     let host = Host::new();
     let change = |from: &str, to: &str| {
@@ -182,6 +202,23 @@ fn what_cannot_be_booted_is_refused_with_what_to_do() {
         host.write(&text);
         let ran = host.vmseal(&["reference-boot", "debian", "--accel", "tcg"]).refused(3);
         assert!(ran.stderr.contains(cause) && ran.stderr.contains(remedy), "{cause}: {ran:#?}");
+        assert!(!host.path("var/lib/vmseal/references").exists());
+    }
+    let folder = host.0.path().display();
+    let start = host.good().find("vars =").map(|at| host.good()[at..].to_owned()).unwrap();
+    for (boot, cause) in [
+        (format!("\"disk\"\nesp = \"{folder}\""), "is a folder, which no firmware starts from"),
+        (
+            format!("\"disk\"\nesp = \"{folder}/kernel\"\nboot_volume = \"{folder}/initrd\""),
+            "initrd lies in a partition table that is not told",
+        ),
+        (format!("\"uki\"\nuki = \"{folder}\""), "it is no file"),
+    ] {
+        host.write(&format!("boot = {boot}\n{start}"));
+        let ran = host.vmseal(&["reference-boot", "debian", "--accel", "tcg"]).refused(3);
+        assert!(ran.stderr.contains(cause), "{cause}: {ran:#?}");
+        let remedy = if boot.contains("uki") { "check the path" } else { "[[reference]]" };
+        assert!(ran.stderr.contains(remedy), "{ran:#?}");
         assert!(!host.path("var/lib/vmseal/references").exists());
     }
     host.vmseal(&["reference-boot", "other"]).refused(3).says("no template");

@@ -298,6 +298,9 @@ fn reference_hint(error: &ReferenceError) -> &'static str {
         ReferenceError::Template { .. } => {
             "complete it: vmseal(8) tells the form of a template, and of its [machine]"
         }
+        ReferenceError::NoDisk { .. } => {
+            "name the whole disk by image, or give the template the log of a boot that the host itself started: [[reference]]"
+        }
         ReferenceError::Program { .. } => {
             "install it (packages qemu-system-x86, swtpm, swtpm-tools), or name another in [machine]; vmseal reference-boot --dry-run prints the whole command line"
         }

@@ -21,10 +21,11 @@ use super::qemu::{Accelerator, Kept, QemuLine, Size};
 use super::relay::{Passed, Relay, SealPoint};
 use super::scratch::Scratch;
 use super::users::Users;
+use crate::coverage::{BootPath, Coverage};
 use crate::ffi::child::die_with_parent;
 use crate::measurement::replay::{differences, replay};
 use crate::measurement::{PcrBank, PcrValues};
-use crate::template::Template;
+use crate::template::{Boot, Disk, Template};
 
 /// How long a boot may take to its first extend, where there is another way to run it. That
 /// `/dev/kvm` is there proves nothing: nested virtualization may fail in the firmware.
@@ -35,6 +36,10 @@ pub(super) const KVM: &str = "/dev/kvm";
 const LOOK: Duration = Duration::from_millis(100);
 /// As much of the console is kept.
 const TAIL: usize = 4096;
+
+const FOLDER: &str = "is a folder, which no firmware starts from";
+const GRUB: &str =
+    "starts GRUB, which measures the numbers of partitions, and the template tells none";
 
 /// What a reference boot measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +92,10 @@ fn boot(
     let (mut copies, mut disks) = (vec![], vec![]);
     let mut line = {
         let mut place = |kept, path: &Path| {
+            if kept == Kept::Disk && path.is_dir() {
+                let (name, path) = (template.name.clone(), path.to_owned());
+                return Err(ReferenceError::NoDisk { name, path, cause: FOLDER });
+            }
             let copy = match kept {
                 Kept::File => Inherited::copy_of(path),
                 Kept::Disk => Inherited::read_only(path),
@@ -127,6 +136,7 @@ fn boot(
     let SealPoint { extends, values } = seal_point;
     let logs = fit(logs, &extends, template.bank).map_err(ReferenceError::Unfit)?;
     require_replay(&logs, &values)?;
+    require_whole_disk(template, &logs)?;
     Ok(Recorded { logs, values, extends: extends.len(), accelerator })
 }
 
@@ -170,6 +180,18 @@ fn require_replay(logs: &Fitted, values: &PcrValues) -> Result<(), ReferenceErro
     match differing.iter().find(|it| !it.pcr.is_resettable()) {
         None => Ok(()),
         Some(difference) => Err(ReferenceError::Disagrees { pcr: difference.pcr }),
+    }
+}
+
+/// GRUB finds and measures partitions by number, and a file system that is booted alone is in none.
+fn require_whole_disk(template: &Template, logs: &Fitted) -> Result<(), ReferenceError> {
+    let Boot::Disk { disk: Disk::Volumes { esp, .. }, .. } = &template.boot else { return Ok(()) };
+    match Coverage::of(&logs.log).boot_path() {
+        BootPath::Grub | BootPath::GrubMeasured => {
+            let (name, path) = (template.name.clone(), esp.clone());
+            Err(ReferenceError::NoDisk { name, path, cause: GRUB })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -19,6 +19,15 @@ pub enum ReferenceError {
         /// What is lacking.
         cause: String,
     },
+    /// What the template names to start from is no disk that measures as its machines' do.
+    NoDisk {
+        /// The template.
+        name: String,
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is instead.
+        cause: &'static str,
+    },
     /// A program cannot be started.
     Program {
         /// The program.
@@ -126,6 +135,9 @@ impl fmt::Display for ReferenceError {
         match self {
             Self::Template { name, cause } => {
                 write!(f, "template {name} cannot be booted: {cause}")
+            }
+            Self::NoDisk { name, path, cause } => {
+                write!(f, "template {name} cannot be booted: {} {cause}", path.display())
             }
             Self::Program { program, cause } => {
                 write!(f, "{}: {}", program.display(), printable(cause, 240))

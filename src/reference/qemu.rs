@@ -146,7 +146,15 @@ impl QemuLine {
                 self.disk(&place(Kept::Disk, image)?, ",snapshot=on");
                 Ok(())
             }
-            Boot::Disk { disk: Disk::Volumes { .. }, .. } => Err(lacks(NO_DISK)),
+            Boot::Disk { disk: Disk::Volumes { esp, boot: None }, .. } => {
+                // Firmware finds a FAT file system without a partition table too.
+                self.disk(&place(Kept::Disk, esp)?, ",snapshot=on");
+                Ok(())
+            }
+            Boot::Disk { disk: Disk::Volumes { boot: Some(boot), .. }, .. } => {
+                let (name, path) = (template.name.clone(), boot.clone());
+                Err(ReferenceError::NoDisk { name, path, cause: APART })
+            }
             Boot::Uki { image } => {
                 self.disk(&place(Kept::Program, image)?, "");
                 Ok(())
@@ -167,7 +175,7 @@ impl QemuLine {
 
 const NO_FIRMWARE: &str = "[machine] names no firmware";
 const NO_VARS: &str = "it names no vars, the firmware's variables";
-const NO_DISK: &str = "it names no image of a disk; it needs a [[reference]]";
+const APART: &str = "lies in a partition table that is not told, and loaders find it by that";
 const ONLY_DIGESTS: &str = "a list of digests cannot be booted";
 /// What QEMU gives up of the kernel's calls once it runs.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
