@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 use testkit::image::PASSPHRASE;
@@ -18,16 +18,16 @@ use crate::rig;
 use crate::workshop::{NEWER, text};
 
 /// In seconds, on a machine that has other things to do.
-const LIMIT: &str = "600";
+pub const LIMIT: &str = "600";
 
 /// A host with one template, of an installed machine.
-struct Host {
-    folder: TempDir,
-    installed: Installed,
+pub struct Host {
+    pub folder: TempDir,
+    pub installed: Installed,
 }
 
 /// What the host starts from.
-enum Reference {
+pub enum Reference {
     /// The log of a machine that it threw away, with another kernel and other words.
     Given,
     /// What it measures by itself.
@@ -37,6 +37,24 @@ enum Reference {
 impl Host {
     /// `sizes` are lines of the template, `delivery` how it hands over signatures.
     fn new(installed: Installed, sizes: &str, reference: &Reference, delivery: &str) -> Self {
+        let machine = &installed.machine;
+        let [kernel, initrd] = ["kernel", "initrd"].map(|file| machine.path(file));
+        let boot = format!(
+            "boot = \"kernel\"\nkernel = \"{}\"\ninitrd = \"{}\"\ncmdline = \"{}\"\n{sizes}\n",
+            text(&kernel),
+            text(&initrd),
+            machine.command_line.as_deref().unwrap(),
+        );
+        Self::booting(installed, |_| boot, reference, delivery)
+    }
+
+    /// The same of machines that boot as the lines say that `boot` makes for the host's folder.
+    pub fn booting(
+        installed: Installed,
+        boot: impl FnOnce(&Path) -> String,
+        reference: &Reference,
+        delivery: &str,
+    ) -> Self {
         let folder = TempDir::with_prefix("vmseal-host-").unwrap();
         let host = Self { folder, installed };
         host.vmseal(&["authority", "init", "debian"]).ok();
@@ -50,14 +68,10 @@ impl Host {
                 format!("[[reference]]\nlog = \"{}\"\nmemory = 512\n", text(&log))
             }
         };
-        let [kernel, initrd] = ["kernel", "initrd"].map(|file| machine.path(file));
         let template = format!(
-            "boot = \"kernel\"\nkernel = \"{}\"\ninitrd = \"{}\"\ncmdline = \"{}\"\nvars = \"{}\"\n\
-             {sizes}\n{given}[machine]\nfirmware = \"{}\"\n\
+            "{}vars = \"{}\"\n{given}[machine]\nfirmware = \"{}\"\n\
              [[vm]]\nname = \"policy\"\n[delivery]\nkind = \"{delivery}\"\nfolder = \"{}\"\n",
-            text(&kernel),
-            text(&initrd),
-            machine.command_line.as_deref().unwrap(),
+            boot(host.folder.path()),
             text(&machine.path("variables")),
             text(&machine.code()),
             text(host.installed.guest.file("policy.json").parent().unwrap()),
@@ -69,18 +83,29 @@ impl Host {
     }
 
     /// `vmseal` on the host.
-    fn vmseal(&self, arguments: &[&str]) -> Ran {
+    pub fn vmseal(&self, arguments: &[&str]) -> Ran {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmseal"));
         run(command.args(arguments).arg("--root").arg(self.folder.path()))
     }
 
     /// Boots of the template's machines. They take longer than other programs may.
-    fn reference_boot(&self, limit: &str) -> Ran {
+    pub fn reference_boot(&self, limit: &str) -> Ran {
+        Self::ran(self.to_reference_boot(limit).spawn().unwrap())
+    }
+
+    /// The same before it begins.
+    pub fn to_reference_boot(&self, limit: &str) -> Command {
         let accelerator = if rig::accelerator().contains(&"kvm") { "kvm" } else { "tcg" };
         let arguments = ["reference-boot", "debian", "--limit", limit, "--accel", accelerator];
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmseal"));
-        let output = command.args(arguments).arg("--root").arg(self.folder.path()).output();
-        let output = output.unwrap();
+        command.args(arguments).arg("--root").arg(self.folder.path());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// What became of it.
+    pub fn ran(command: Child) -> Ran {
+        let output = command.wait_with_output().unwrap();
         Ran {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),
@@ -89,12 +114,12 @@ impl Host {
         }
     }
 
-    fn reseal(&self) -> Ran {
+    pub fn reseal(&self) -> Ran {
         self.vmseal(&["reseal", "--template", "debian", "--yes"])
     }
 
     /// The machine is enrolled by passphrase, and knows the public half of the key only.
-    fn enroll(&self) {
+    pub fn enroll(&self) {
         let public = self.vmseal(&["authority", "export", "debian"]).ok().stdout;
         let enroll = format!(
             "vmseal enroll /dev/disk/by-uuid/{VOLUME_UUID} --policy authority \
@@ -115,7 +140,7 @@ impl Host {
 
     /// Boots its machine on this hardware, and it opens by itself.
     #[track_caller]
-    fn opens(&self, hardware: &Hardware) {
+    pub fn opens(&self, hardware: &Hardware) {
         let boot = Boot::new().run("cat /run/vmseal/boot.json");
         let mut console = self.installed.guest.boot_hardware(hardware, &boot);
         assert_eq!(console.either(PROMPT, LOGIN), LOGIN);
@@ -139,6 +164,12 @@ fn a_host_approves_another_kernel_by_a_log_that_it_was_given() {
 #[ignore = "slow: make vm-test-all"]
 fn a_host_approves_another_kernel_for_dracut_too() {
     opens_after_one_reseal(DRACUT_KERNEL, &Reference::Given, "fw_cfg");
+}
+
+#[test]
+#[ignore = "slow: make vm-test-all"]
+fn a_host_measures_the_boot_of_dracut_itself() {
+    opens_after_one_reseal(DRACUT_KERNEL, &Reference::Booted, "fw_cfg");
 }
 
 #[test]

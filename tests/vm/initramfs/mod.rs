@@ -16,6 +16,7 @@ mod installed;
 mod kernels;
 mod kind;
 mod power_cuts;
+mod references;
 mod shells;
 mod side_by_side;
 mod stock;
