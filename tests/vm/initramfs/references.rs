@@ -51,7 +51,7 @@ fn a_copy_of_a_disk_that_the_host_booted_opens_after_one_reseal() {
     host.enroll();
     update(INITRAMFS_GRUB, &host.installed);
     copy(&host.installed.guest.file("disk.img"), &image);
-    host.reseal().ok().says("changes: PCR 4+9");
+    host.reseal().ok().says(": PCR 4+9");
     host.opens(&host.installed.hardware());
 }
 
@@ -69,7 +69,7 @@ fn a_unified_kernel_image_that_the_host_booted_opens_after_one_reseal() {
     let command_line = &format!("{} loglevel=4", DRACUT_UKI.command_line());
     join_uki(&UkiParts { kernel, initrd, release: release.trim_end(), command_line }, &image);
     host.installed.write(UKI, &fs::read(&image).unwrap());
-    host.reseal().ok().says("changes: PCR 4+11");
+    host.reseal().ok().says(": PCR 4+11");
     host.opens(&host.installed.hardware());
 }
 
