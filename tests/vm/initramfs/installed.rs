@@ -20,7 +20,7 @@ use crate::rig;
 use crate::workshop::text;
 
 /// Where `tests/vm/disk` puts the partitions.
-const ESP_OFFSET: u64 = 2048 * 512;
+pub const ESP_OFFSET: u64 = 2048 * 512;
 const BOOT_OFFSET: u64 = (2048 + 131_072) * 512;
 /// What guest-init prints where a login prompt would come.
 pub const LOGIN: &str = "rig: login:";

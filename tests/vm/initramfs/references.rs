@@ -9,7 +9,7 @@ use std::time::Duration;
 use testkit::tool;
 
 use super::host::{Host, LIMIT, Reference};
-use super::installed::Installed;
+use super::installed::{ESP_OFFSET, Installed};
 use super::kind::{DRACUT_UKI, INITRAMFS_GRUB, Kind};
 use crate::machine::UKI;
 use crate::workshop::{UkiParts, join_uki, text};
@@ -70,6 +70,25 @@ fn a_unified_kernel_image_that_the_host_booted_opens_after_one_reseal() {
     join_uki(&UkiParts { kernel, initrd, release: release.trim_end(), command_line }, &image);
     host.installed.write(UKI, &fs::read(&image).unwrap());
     host.reseal().ok().says(": PCR 4+11");
+    host.opens(&host.installed.hardware());
+}
+
+/// Without the partition table around it, all that counts is measured alike.
+#[test]
+#[ignore = "slow: make vm-test-all"]
+fn a_machine_opens_whose_efi_system_partition_the_host_booted_alone() {
+    let installed = Installed::new(DRACUT_UKI);
+    let disk = fs::read(installed.guest.file("disk.img")).unwrap();
+    // Behind it lies the second copy of the table, which firmware would find.
+    let [start, end] = [ESP_OFFSET as usize, disk.len() - (1 << 20)];
+    let boot = |folder: &Path| {
+        let esp = folder.join("esp.img");
+        fs::write(&esp, &disk[start..end]).unwrap();
+        format!("boot = \"disk\"\nesp = \"{}\"\nmemory = [1024]\n", text(&esp))
+    };
+    let host = Host::booting(installed, boot, &Reference::Booted, "fw_cfg");
+    host.reference_boot(LIMIT).ok().says("reseal --template debian");
+    host.enroll();
     host.opens(&host.installed.hardware());
 }
 
