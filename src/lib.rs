@@ -29,7 +29,7 @@
 //! | [`luks`] | LUKS2 header, pin, keyslots: the only room that names libcryptsetup | |
 //! | [`enroll`] | plan an enrolment, apply it, take it back; attach data volumes | |
 //! | [`reseal`] | what was approved on this machine: the state, the journal and whether it is whole; what may be | |
-//! | `reference` | on a host: throw-away boots of a template's machines, and what these measured; not in `vmseal-boot` | but `boot`, `inherited`, `memory`, `relay`, `scratch`, `store`, `users` |
+//! | `reference` | on a host: throw-away boots of a template's machines, and what these measured; not in `vmseal-boot` | but `boot`, `boot_disk`, `inherited`, `memory`, `relay`, `scratch`, `store`, `users` |
 //! | `template` | on a host: templates of machines, what these will measure, what was approved of it; not in `vmseal-boot` | but `store`, `survey` |
 //! | `vouch` | who vouches for a boot file: a package, or this machine's hook; not in `vmseal-boot` | |
 //! | [`boot`] | which volumes; pin, choose, unseal, open, latch; the seal point; what was seen | |

@@ -25,7 +25,9 @@ pub fn with_program(path: &Path) -> io::Result<Inherited> {
     let len = (len + len / 64 + ROOM).next_multiple_of(ALIGNMENT);
     let table = PartitionTable::of(ALIGNMENT / BLOCK, len / BLOCK);
     let disk = Inherited::zeros(table.blocks() * BLOCK)?;
-    table.write_to(disk.file())?;
+    for (at, bytes) in table.parts() {
+        disk.file().write_all_at(&bytes, at)?;
+    }
     let part = || Part { disk: disk.file(), start: ALIGNMENT, len, at: 0 };
     fatfs::format_volume(part(), fatfs::FormatVolumeOptions::new())?;
     let system = fatfs::FileSystem::new(part(), fatfs::FsOptions::new())?;

@@ -1,9 +1,5 @@
 //! A GUID partition table with one partition, an EFI system partition (UEFI 2.10, 5.3).
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-
 use crate::measurement::efi::Guid;
 
 /// Bytes of a block.
@@ -35,19 +31,16 @@ impl PartitionTable {
         self.first + self.len + ENTRY_BLOCKS + 1
     }
 
-    /// Writes both copies of it, and the one that keeps older programs away.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn write_to(&self, disk: &File) -> io::Result<()> {
+    /// Both copies of it, and the one that keeps older programs away, each with the byte where it begins.
+    pub fn parts(&self) -> Vec<(u64, Vec<u8>)> {
         let entries = self.entries();
         let last = self.blocks() - 1;
-        disk.write_all_at(&self.protection(), 0)?;
-        for (own, other, at) in [(1, last, 2), (last, 1, last - ENTRY_BLOCKS)] {
-            disk.write_all_at(&self.header(own, other, at, crc32(&entries)), own * BLOCK)?;
-            disk.write_all_at(&entries, at * BLOCK)?;
-        }
-        Ok(())
+        let copies = [(1, last, 2), (last, 1, last - ENTRY_BLOCKS)];
+        let copies = copies.into_iter().flat_map(|(own, other, at)| {
+            let header = self.header(own, other, at, crc32(&entries));
+            [(own * BLOCK, header), (at * BLOCK, entries.clone())]
+        });
+        [(0, self.protection())].into_iter().chain(copies).collect()
     }
 
     fn entries(&self) -> Vec<u8> {
@@ -98,7 +91,30 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::measurement::efi::Gpt;
+
+    proptest! {
+        /// What was written is read as it was meant, and nothing lies over anything else.
+        #[test]
+        fn a_table_tells_its_partition(first in 34_u64..1 << 20, len in 1_u64..1 << 24) {
+            let table = PartitionTable::of(first, len);
+            let parts = table.parts();
+            let (header, entries) = (&parts[1].1, &parts[2].1);
+            let event = [&header[..], &1_u64.to_le_bytes(), &entries[..128]].concat();
+            let read = Gpt::decode(&event).unwrap().partitions;
+            prop_assert_eq!(read.len(), 1);
+            prop_assert_eq!(read[0].type_guid, Guid::ESP);
+            prop_assert_eq!((read[0].first_lba, read[0].last_lba), (first, first + len - 1));
+            let mut places: Vec<_> = parts.iter().map(|(at, it)| (*at, at + it.len() as u64)).collect();
+            places.push((first * BLOCK, (first + len) * BLOCK));
+            places.sort_unstable();
+            prop_assert!(places.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+            prop_assert!(places.iter().all(|(_, end)| *end <= table.blocks() * BLOCK));
+        }
+    }
 
     #[test]
     fn the_checksum_is_that_of_its_standard() {
