@@ -102,6 +102,9 @@ mod tests {
     use crate::artifact::{Files, Found, Volume};
     use crate::files::Image;
 
+    /// sfdisk is no command of a plain user.
+    const PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
+
     #[test]
     fn firmware_finds_the_program_where_it_looks() {
         let folder = tempfile::tempdir().unwrap();
@@ -118,7 +121,12 @@ mod tests {
             found.read_exact_at(0, &mut read).unwrap();
             assert!(read == bytes, "{len} bytes");
             // Programs that are not ours think so too.
-            let sfdisk = Command::new("sfdisk").arg("--verify").arg(&disk).output().unwrap();
+            let sfdisk = Command::new("sfdisk")
+                .env("PATH", PATH)
+                .arg("--verify")
+                .arg(&disk)
+                .output()
+                .unwrap();
             let said = String::from_utf8([sfdisk.stdout, sfdisk.stderr].concat()).unwrap();
             assert!(sfdisk.status.success() && said.contains("No errors"), "{said}");
             let offset = format!("{}@@{ALIGNMENT}", disk.display());
