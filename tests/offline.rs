@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use testkit::machine::{BASE, OTHER_KERNEL};
 use testkit::systemd::PIN;
-use testkit::{Authority, Image, Machine, Ran, Swtpm, Systemd, run, tool};
+use testkit::{Authority, Image, Machine, Ran, Swtpm, Systemd, run};
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
 /// The PCRs that vmseal chooses for the boot of these tests, without 15.
@@ -25,8 +25,7 @@ impl Elsewhere {
     fn new() -> Self {
         let machine = Machine::with_tpm(VMSEAL, Swtpm::start(), BASE);
         let authority = Authority::new(machine.folder.path(), "authority");
-        let srk = machine.file("srk.pub");
-        make_srk(&machine, "ecc");
+        let srk = machine.tpm.make_srk(machine.folder.path(), "ecc256");
         Self { machine, authority, srk }
     }
 
@@ -56,25 +55,6 @@ impl Elsewhere {
     fn unlock(&self, options: &[&str]) -> Ran {
         self.machine.unlock(options)
     }
-}
-
-/// Puts a storage root key where systemd does, and its public half into a file.
-fn make_srk(machine: &Machine, algorithm: &str) {
-    let tcti = machine.tpm.tcti();
-    let file = |name: &str| machine.file(name).to_str().unwrap().to_owned();
-    let attributes =
-        "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt";
-    let kind = match algorithm {
-        "ecc" => "ecc256:aes128cfb",
-        _ => "rsa2048:aes128cfb",
-    };
-    let (context, public) = (file("srk.ctx"), file("srk.pub"));
-    let on = ["-Q", "-T", &tcti];
-    let create = ["-C", "o", "-G", kind, "-g", "sha256", "-a", attributes, "-c", &context];
-    tool("tpm2_createprimary", &[&on[..], &create].concat());
-    tool("tpm2_evictcontrol", &[&on[..], &["-C", "o", "-c", &context, "0x81000001"]].concat());
-    machine.tpm.flush();
-    tool("tpm2_readpublic", &[&on[..], &["-c", "0x81000001", "-o", &public]].concat());
 }
 
 #[test]
@@ -122,7 +102,7 @@ fn literal_values_are_those_of_the_log() {
 fn a_storage_key_of_rsa_and_a_pin_do_too() {
     let mut there = Elsewhere::new();
     there.machine.tpm.replace_owner();
-    make_srk(&there.machine, "rsa");
+    there.machine.tpm.make_srk(there.machine.folder.path(), "rsa2048");
     let pin = there.machine.file("pin");
     fs::write(&pin, PIN).unwrap();
     let with_pin = ["--pin-file", pin.to_str().unwrap()];

@@ -3,13 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::run::tool;
 use crate::wire::Wire;
 
 /// `TPM_PT_LOCKOUT_COUNTER`: failed authorizations that count towards the lockout.
@@ -80,6 +81,25 @@ impl Swtpm {
     /// Makes it another TPM: a new storage seed, no persistent keys. PCRs stay.
     pub fn replace_owner(&self) {
         self.wire().clear();
+    }
+
+    /// Puts a storage root key where systemd does, `ecc256` or `rsa2048`, and its public half into a file
+    /// in a folder.
+    pub fn make_srk(&self, folder: &Path, algorithm: &str) -> PathBuf {
+        let tcti = self.tcti();
+        let [context, public] = ["srk.ctx", "srk.pub"].map(|name| folder.join(name));
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        let (context, public_path) = (text(&context), text(&public));
+        let kind = format!("{algorithm}:aes128cfb");
+        let attributes =
+            "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt";
+        let on = ["-Q", "-T", &tcti];
+        let create = ["-C", "o", "-G", &kind, "-g", "sha256", "-a", attributes, "-c", &context];
+        tool("tpm2_createprimary", &[&on[..], &create].concat());
+        tool("tpm2_evictcontrol", &[&on[..], &["-C", "o", "-c", &context, "0x81000001"]].concat());
+        self.flush();
+        tool("tpm2_readpublic", &[&on[..], &["-c", "0x81000001", "-o", &public_path]].concat());
+        public
     }
 
     /// Removes what a killed program left loaded, as a resource manager does.

@@ -36,7 +36,7 @@ pub enum Reference {
 
 impl Host {
     /// `sizes` are lines of the template, `delivery` how it hands over signatures.
-    fn new(installed: Installed, sizes: &str, reference: &Reference, delivery: &str) -> Self {
+    pub fn new(installed: Installed, sizes: &str, reference: &Reference, delivery: &str) -> Self {
         let machine = &installed.machine;
         let [kernel, initrd] = ["kernel", "initrd"].map(|file| machine.path(file));
         let boot = format!(

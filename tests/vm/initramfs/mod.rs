@@ -15,6 +15,7 @@ mod host;
 mod installed;
 mod kernels;
 mod kind;
+mod offline;
 mod power_cuts;
 mod references;
 mod shells;
