@@ -118,7 +118,7 @@ fn an_image_that_replaces_the_one_that_ran_opens_once_it_is_approved() {
         opens(machine, &file(name)).code(19);
     }
     let ran = host.reseal(&["--template", "debian", "--yes"]).ok();
-    ran.says("PCR 11 .cmdline").says("PCR 11 .initrd");
+    ran.says(" -> .cmdline: root=/dev/mapper/root ro quiet ").says("PCR 11 .initrd");
     for ((name, machine), header) in machines.iter().zip(&headers) {
         opens(machine, &file(name)).ok();
         assert!(machine.image.snapshot() == *header, "the header of {name} was written");

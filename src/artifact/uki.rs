@@ -11,6 +11,10 @@ use crate::measurement::text::printable;
 
 /// Bytes of a section that is read as text: command line, os-release, keys.
 const TEXT_MAX: u32 = 1 << 20;
+/// What stands before the text of a command line in an image, where it is told.
+pub const CMDLINE_WORDS: &str = "section .cmdline: ";
+/// Longest such text; the kernel takes no more on x86.
+const CMDLINE_MAX: usize = 2048;
 /// Bytes that a section may have in memory beyond those in the file.
 const ZEROS_MAX: u32 = 1 << 20;
 /// `Machine` of x86-64, whose firmware has no devicetree.
@@ -280,12 +284,32 @@ impl<'a> Uki<'a> {
         let mut pending = vec![];
         for (name, _) in MEASURED {
             let Some(section) = sections.get(name) else { continue };
-            for recipe in [Recipe::bytes(format!("{name}\0")), self.content(section)?] {
-                let (pcr, words) = (PcrIndex::KERNEL_BOOT, format!("section {name}"));
-                pending.push(Pending { pcr, words, content: Content::Recipe(recipe) });
+            let words = [format!("section {name}"), self.told(name, section)];
+            let recipes = [Recipe::bytes(format!("{name}\0")), self.content(section)?];
+            for (words, recipe) in words.into_iter().zip(recipes) {
+                let (pcr, content) = (PcrIndex::KERNEL_BOOT, Content::Recipe(recipe));
+                pending.push(Pending { pcr, words, content });
             }
         }
         Ok(pending)
+    }
+
+    /// A section in words: of the command line its text too, where that can be told whole.
+    fn told(&self, name: &str, section: &Section) -> String {
+        let text = match name {
+            ".cmdline" => self.text(section).ok(),
+            _ => None,
+        };
+        let text = text.and_then(|bytes| {
+            let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+            let text = String::from_utf8(bytes.get(..end)?.to_vec()).ok()?;
+            Some(printable(text.trim_end(), CMDLINE_MAX + 1))
+                .filter(|text| text.len() <= CMDLINE_MAX)
+        });
+        match text {
+            Some(text) => format!("{CMDLINE_WORDS}{text}"),
+            None => format!("section {name}"),
+        }
     }
 
     /// The firmware's measurement of the kernel in the image, in PCR 4, when the stub loads it with

@@ -191,7 +191,10 @@ fn note_of(account: &Account, digest: Digest, role: Option<Role>) -> Note {
             }
         }
         Some(role @ Role::CommandLine) => (role, after("command line ")),
-        Some(role @ Role::Section) => (role, after("section ")),
+        Some(role @ Role::Section) => {
+            let name = after("section ");
+            (role, name.split_once(':').map_or(name, |(name, _)| name))
+        }
         Some(role @ Role::Authority) => (role, ""),
         _ if is_policy_variable(account) => match after("SecureBoot ") {
             "" => (Role::Keys, what),

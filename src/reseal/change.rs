@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+use crate::artifact::uki::CMDLINE_WORDS;
 use crate::artifact::variable_update::Target;
 use crate::measurement::diff::{Change, Note, Role, changed_words, changes};
 use crate::measurement::text::printable;
@@ -105,12 +106,13 @@ impl ChangedEvent {
 
     fn of(change: &Change<'_>, entry: &EntryPrediction, bank: PcrBank) -> Option<Self> {
         let side = |note: &Note| (words(note, SHOWN), note.short_digest());
-        let new = change.new.map(|new| match change.old {
-            // Nothing may hide behind the end of what is shown.
-            Some(old) => (words_against(old, new), new.short_digest()),
-            None => (words(new, COMMAND_LINE), new.short_digest()),
-        });
         let account = change.new.and_then(|note| account_of(note, entry, bank));
+        let new = change.new.map(|new| match (cmdline_of_image(new, account), change.old) {
+            (Some(told), _) => (told, new.short_digest()),
+            // Nothing may hide behind the end of what is shown.
+            (None, Some(old)) => (words_against(old, new), new.short_digest()),
+            (None, None) => (words(new, COMMAND_LINE), new.short_digest()),
+        });
         let (kind, follows) = kind(change);
         let mut files = account.map(files).unwrap_or_default();
         if files.is_empty() && kind == Some(ChangeKind::Menu) {
@@ -150,6 +152,13 @@ impl fmt::Display for ChangedEvent {
             false => write!(f, ", from {}", files.join(" and ")),
         }
     }
+}
+
+/// The command line in a unified kernel image, where its text is known: the log of a boot has the
+/// digest alone.
+fn cmdline_of_image(note: &Note, account: Option<&Account>) -> Option<String> {
+    let text = account?.what.strip_prefix(CMDLINE_WORDS)?;
+    (note.role == Role::Section).then(|| format!("{}: {text}", note.text))
 }
 
 fn is_command_line(note: &Note) -> bool {

@@ -59,9 +59,9 @@ fn sections_are_measured_in_the_stub_s_order_by_release() {
         let names: Vec<_> = measured.chunks(2).map(|pair| pair[1].words.split_at(8).1).collect();
         names.join(" ")
     };
-    assert_eq!(names(252), ".linux .cmdline .initrd");
-    assert_eq!(names(254), ".linux .cmdline .initrd .uname .sbat");
-    assert_eq!(names(257), ".linux .cmdline .initrd .ucode .uname .sbat");
+    assert_eq!(names(252), ".linux .cmdline: quiet .initrd");
+    assert_eq!(names(254), ".linux .cmdline: quiet .initrd .uname .sbat");
+    assert_eq!(names(257), ".linux .cmdline: quiet .initrd .ucode .uname .sbat");
 }
 
 #[test]
@@ -111,4 +111,22 @@ fn absurd_sizes_are_refused() {
     let sections = uki.sections(257, 0).unwrap();
     assert!(matches!(uki.measured(&sections), Err(UkiError::Size { .. })));
     assert!(matches!(uki.text(sections.get(".osrel").unwrap()), Err(UkiError::Size { .. })));
+}
+
+/// What cannot be told whole is not told in part.
+#[test]
+fn the_command_line_of_an_image_is_told_in_words() {
+    let words = |cmdline: &[u8]| {
+        let sections: &[(&str, &[u8])] = &[(".linux", b"kernel"), (".cmdline", cmdline)];
+        let file = Memory(image(sections, 0));
+        let uki = Uki::open(&file).unwrap();
+        let pending = uki.measured(&uki.sections(257, 0).unwrap()).unwrap();
+        pending.last().unwrap().words.clone()
+    };
+    assert_eq!(words(b"root=x ro\n\0 init=/bin/sh"), "section .cmdline: root=x ro");
+    assert_eq!(words(b"a\x1bb"), r"section .cmdline: a\u{1b}b");
+    assert_eq!(words(&b"x".repeat(CMDLINE_MAX)).len(), CMDLINE_WORDS.len() + CMDLINE_MAX);
+    for bad in [&b"x".repeat(CMDLINE_MAX + 1)[..], &b"\x1b".repeat(1000), b"\xff"] {
+        assert_eq!(words(bad), "section .cmdline");
+    }
 }
