@@ -214,6 +214,9 @@ impl Template {
     pub const MAX_LEN: usize = 8 << 20;
     /// Most machines of a template.
     pub const MAX_VMS: usize = 1 << 14;
+    /// Most machines of a template with words of their own on their disks: GRUB's scripts are walked
+    /// for each, which takes some 0.1 s.
+    pub const MAX_OWN_DISKS: usize = 500;
     /// Longest command line: the kernel cuts it after that many bytes on x86, one for the NUL apart.
     pub const MAX_CMDLINE: usize = 2047;
 

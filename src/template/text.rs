@@ -149,6 +149,13 @@ impl Template {
         if self.own_words.iter().any(|start| start.is_empty() || !is_line(start)) {
             return Err("own_words has one that is no start of a word".to_owned());
         }
+        let own = self.vms.iter().filter(|vm| self.has_own_disk(vm)).count();
+        if own > Self::MAX_OWN_DISKS {
+            let most = Self::MAX_OWN_DISKS;
+            return Err(format!(
+                "more than {most} machines with words of their own on their disks"
+            ));
+        }
         let mut names = BTreeSet::new();
         for vm in &self.vms {
             let name = &vm.name;

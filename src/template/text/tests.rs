@@ -133,6 +133,13 @@ fn a_template_names_the_disk_that_its_machines_start_from() {
     assert_eq!(parse(&uki), Ok(Boot::Uki { image: "/u.efi".into() }));
     let own = DISK.replace("image", "grubenv = \"own_words\"\nown_words = [\"a=\"]\nimage");
     assert_eq!(parse(&own).unwrap().grubenv(), Some("own_words"));
+    let many = |count| {
+        let vms = (0..count).map(|vm| format!("[[vm]]\nname = \"a{vm}\"\ncmdline = \"a={vm}\"\n"));
+        parse(&vms.fold(own.clone(), |text, vm| text + &vm))
+    };
+    assert!(many(Template::MAX_OWN_DISKS).is_ok());
+    let refused = many(Template::MAX_OWN_DISKS + 1).unwrap_err();
+    assert!(refused.contains("more than 500 machines with words of their own"), "{refused}");
 }
 
 #[test]

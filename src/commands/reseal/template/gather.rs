@@ -12,7 +12,7 @@ use vmseal::boot::BootLogs;
 use vmseal::files::{self, ImageError, Named, NamedFile};
 use vmseal::measurement::diff::Expected;
 use vmseal::policy::AuthorityKey;
-use vmseal::prediction::{KnownFiles, Layers, Spelled, uki_path};
+use vmseal::prediction::{KnownFiles, Layers, Remembered, Spelled, uki_path};
 use vmseal::template::{
     Boot, Disk, Forecaster, Forecasts, Material, Sources, Template, require_unexposed,
 };
@@ -35,6 +35,7 @@ pub fn forecasts(
         Boot::Uki { image } => (vec![Box::new(started(image, &logs)?)], None),
     };
     let next = Layers(next.iter().map(AsRef::as_ref).collect());
+    let next = Remembered::new(&next);
     let base = base.as_ref().map(|base| Layers(base.iter().map(AsRef::as_ref).collect()));
     let base = base.as_ref().map(|base| base as &dyn Files);
     let sources = Sources { next: &next, base, vars: vars.as_ref(), memory };
