@@ -2,12 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use testkit::image::PASSPHRASE;
-use testkit::run::is_killed;
+use testkit::run::kill_everywhere;
 use testkit::{Machine, System};
 
 const VMSEAL: &str = env!("CARGO_BIN_EXE_vmseal");
@@ -19,27 +18,6 @@ fn booted() -> System {
 /// System calls by which files change. strace counts each of them by itself.
 const CALLS: [&str; 9] =
     ["write", "fsync", "fchmod", "chmod", "mkdir", "rename", "renameat2", "link", "linkat"];
-
-/// Kills at every point in turn, each time after `prepare`. Returns the calls that it was killed at.
-fn kill_everywhere(
-    command: &Command,
-    calls: &[&'static str],
-    prepare: impl Fn(),
-    check: impl Fn(&str),
-) -> BTreeMap<&'static str, usize> {
-    let mut points = BTreeMap::new();
-    for call in calls.iter().copied() {
-        for nth in 1.. {
-            prepare();
-            if !is_killed(command, call, nth) {
-                break;
-            }
-            points.insert(call, nth);
-            check(&format!("{call} {nth}"));
-        }
-    }
-    points
-}
 
 #[test]
 fn init_and_rotate_may_be_killed_at_any_instant() {

@@ -5,7 +5,6 @@
 
 mod host;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use std::process::Command;
 
 use host::{BASE, Host, Template, VMS, machine, opens};
 use serde_json::Value;
-use testkit::run::is_killed;
+use testkit::run::kill_everywhere;
 use testkit::tool;
 use vmseal::policy::{AuthorityKey, Signatures, verified};
 
@@ -325,27 +324,6 @@ fn a_rotation_may_be_killed_at_any_instant() {
     let calls = ["fsync", "rename", "syncfs", "unlink"];
     let points = kill_everywhere(&of(&["--finish", "--yes"]), &calls, restore, finished);
     assert!(calls.iter().all(|call| points.contains_key(call)), "{points:?}");
-}
-
-/// Kills at every point in turn, each time after `prepare`. Returns the calls that it was killed at.
-fn kill_everywhere(
-    command: &Command,
-    calls: &[&'static str],
-    prepare: impl Fn(),
-    check: impl Fn(&str),
-) -> BTreeMap<&'static str, usize> {
-    let mut points = BTreeMap::new();
-    for call in calls.iter().copied() {
-        for nth in 1.. {
-            prepare();
-            if !is_killed(command, call, nth) {
-                break;
-            }
-            points.insert(call, nth);
-            check(&format!("{call} {nth}"));
-        }
-    }
-    points
 }
 
 fn copy(from: &Path, to: &Path) {

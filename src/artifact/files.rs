@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 
 use crate::measurement::Digest;
 
@@ -34,6 +35,20 @@ pub trait Source {
     /// What tells these bytes from all others, where there is such a thing.
     fn identity(&self) -> Option<Identity> {
         None
+    }
+}
+
+impl<T: Source + ?Sized> Source for Rc<T> {
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        (**self).read_exact_at(offset, buffer)
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        (**self).identity()
     }
 }
 

@@ -302,7 +302,7 @@ impl<'a> Uki<'a> {
         };
         let text = text.and_then(|bytes| {
             let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-            let text = String::from_utf8(bytes.get(..end)?.to_vec()).ok()?;
+            let text = std::str::from_utf8(bytes.get(..end)?).ok()?;
             Some(printable(text.trim_end(), CMDLINE_MAX + 1))
                 .filter(|text| text.len() <= CMDLINE_MAX)
         });

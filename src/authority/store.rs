@@ -93,7 +93,7 @@ impl Store {
                 Some(other) => Err(AuthorityError::Foreign { path: self.path.clone(), other }),
                 None => Ok(file.key),
             },
-            found => Err(self.of_another("this machine".to_owned(), &found)),
+            found => Err(of_another(&self.path, "this machine".to_owned(), &found)),
         }
     }
 
@@ -103,10 +103,6 @@ impl Store {
     /// Those of [`Store::read`], and [`AuthorityError::OfAnother`].
     pub fn of(&self, name: &str) -> Result<SigningKey, AuthorityError> {
         Ok(self.require_of(name, &self.path, self.read()?)?.key)
-    }
-
-    fn of_another(&self, expected: String, found: &Holder) -> AuthorityError {
-        AuthorityError::OfAnother { path: self.path.clone(), expected, found: found.to_string() }
     }
 
     /// The public half of the key before, while volumes may still carry it.
@@ -187,7 +183,7 @@ impl Store {
         let present = read(&self.path, false)?;
         let is_own = match &present.holder {
             Holder::Machine(of) => of.differs_from(owner).is_none(),
-            found => return Err(self.of_another("this machine".to_owned(), found)),
+            found => return Err(of_another(&self.path, "this machine".to_owned(), found)),
         };
         if is_own {
             self.require_finished(&present)?;
@@ -286,6 +282,10 @@ impl Store {
             AuthorityError::io(&self.path, &error)
         })
     }
+}
+
+pub(super) fn of_another(path: &Path, expected: String, found: &Holder) -> AuthorityError {
+    AuthorityError::OfAnother { path: path.to_owned(), expected, found: found.to_string() }
 }
 
 /// Reads a key file; `strict` wants it to be its owner's alone.

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::error::AuthorityError;
 use super::key_file::KeyFile;
 use super::owner::Holder;
-use super::store::{Store, read};
+use super::store::{Store, of_another, read};
 use crate::policy::{AuthorityKey, Signatures, SigningKey, VerifyingKeys};
 
 /// The keys that sign for a template.
@@ -106,11 +106,10 @@ impl Store {
     ) -> Result<KeyFile, AuthorityError> {
         match &file.holder {
             Holder::Template(of) if of == name => Ok(file),
-            found => Err(AuthorityError::OfAnother {
-                path: path.to_owned(),
-                expected: Holder::Template(name.to_owned()).to_string(),
-                found: found.to_string(),
-            }),
+            found => {
+                let expected = Holder::Template(name.to_owned()).to_string();
+                Err(of_another(path, expected, found))
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
+use super::layers::InMemory;
 use crate::artifact::{Files, FilesError, Found, Identity, Source, Volume};
 
 /// Longest file whose bytes are kept, and most bytes of all: digests of longer ones are kept already.
@@ -41,23 +42,25 @@ impl<'a> Remembered<'a> {
         let mut bytes = vec![0; bytes];
         source.read_exact_at(0, &mut bytes)?;
         self.bytes.set(all);
-        Ok(Rc::new(Short { bytes, identity: source.identity() }))
+        Ok(Rc::new(Short { bytes: InMemory(bytes), identity: source.identity() }))
     }
 }
 
 impl Files for Remembered<'_> {
     fn find(&self, volume: Volume, path: &str) -> Result<Option<Found>, FilesError> {
         let key = (volume, path.to_owned());
-        let shared = |source: &Rc<dyn Source>| Found::Bytes(Box::new(Shared(source.clone())));
+        let shared = |source: &Rc<dyn Source>| Found::Bytes(Box::new(source.clone()));
         if let Some(known) = self.found.borrow().get(&key) {
             return Ok(known.as_ref().map(shared));
         }
         let source = match self.files.find(volume, path)? {
             None => None,
             Some(Found::Bytes(source)) => {
-                let failed = |error: io::Error| (path.to_owned(), error.to_string());
-                let kept = self.kept(source).map_err(failed);
-                Some(kept.map_err(|(path, cause)| FilesError { path, cause })?)
+                let failed = |error: io::Error| FilesError {
+                    path: path.to_owned(),
+                    cause: error.to_string(),
+                };
+                Some(self.kept(source).map_err(failed)?)
             }
             digests => return Ok(digests),
         };
@@ -83,22 +86,19 @@ impl Files for Remembered<'_> {
     }
 }
 
+/// A file whose bytes are in memory.
 struct Short {
-    bytes: Vec<u8>,
+    bytes: InMemory,
     identity: Option<Identity>,
 }
 
 impl Source for Short {
     fn len(&self) -> u64 {
-        self.bytes.len() as u64
+        self.bytes.len()
     }
 
     fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).ok();
-        let end = start.and_then(|start| start.checked_add(buffer.len()));
-        let part = start.zip(end).and_then(|(start, end)| self.bytes.get(start..end));
-        buffer.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        self.bytes.read_exact_at(offset, buffer)
     }
 
     fn identity(&self) -> Option<Identity> {
@@ -106,26 +106,9 @@ impl Source for Short {
     }
 }
 
-struct Shared(Rc<dyn Source>);
-
-impl Source for Shared {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-
-    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(offset, buffer)
-    }
-
-    fn identity(&self) -> Option<Identity> {
-        self.0.identity()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prediction::InMemory;
 
     /// Counts what it is asked.
     #[derive(Default)]

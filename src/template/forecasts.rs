@@ -8,7 +8,7 @@ use super::forecast::{EntryForecast, Forecast, Forecaster, MachineKind};
 use crate::error::Error;
 use crate::measurement::diff::{Expected, Note};
 use crate::measurement::text::printable;
-use crate::measurement::{PcrSelection, PcrValues};
+use crate::measurement::{PcrIndex, PcrSelection, PcrValues};
 use crate::policy::{PolicyDigest, literal_digest};
 use crate::reseal::ChangedEvent;
 
@@ -74,7 +74,7 @@ impl Forecasts {
             let boots = boots.map(|boots| {
                 let known = boots.into_iter().map(|boot| {
                     let (entry, boot) = boot?;
-                    let index = all.add(entry, kind, &boot, approved);
+                    let index = all.add(None, entry, kind, &boot, approved);
                     Ok((index, boot))
                 });
                 known.collect::<Vec<_>>()
@@ -111,7 +111,7 @@ impl Forecasts {
             for boot in boots {
                 match boot {
                     Ok((entry, forecast)) => {
-                        let signed = self.add_own(vm, entry, kind, &forecast);
+                        let signed = self.add(Some(vm), entry, kind, &forecast, &[]);
                         found.add((forecast.approved, signed));
                     }
                     Err(why) => found.open.push(format!("with {kind}: {why}")),
@@ -146,8 +146,11 @@ impl Forecasts {
         boots
     }
 
+    /// Gives the index of its PCRs. Of a boot with a machine's own words on its disk, the events are those
+    /// of the boot without, but for the words.
     fn add(
         &mut self,
+        vm: Option<&Vm>,
         entry: Option<String>,
         kind: MachineKind,
         forecast: &Forecast,
@@ -155,44 +158,22 @@ impl Forecasts {
     ) -> usize {
         let Forecast { values, notes, .. } = forecast;
         let signed = self.signed_of(forecast);
-        if let Some(same) = self.shapes.iter_mut().find(|shape| shape.values == *values) {
+        let machine = vm.map(|vm| vm.name.clone());
+        // Those of one machine are told one after the other.
+        let mut its = self.shapes.iter_mut().rev().take_while(|shape| shape.machine == machine);
+        if let Some(same) = its.find(|shape| shape.values == *values) {
             if !same.kinds.contains(&kind) {
                 same.kinds.push(kind);
             }
             return signed;
         }
-        let selection = values.selection();
-        let changed = |known: &[Note]| ChangedEvent::all(known, notes, &forecast.entry, &selection);
-        let known = approved.iter().filter(|shape| shape.bank == selection.bank);
-        let nearest = known.map(|shape| changed(&shape.notes)).min_by_key(Vec::len);
-        let changes = nearest.unwrap_or_else(|| changed(&[]));
+        let (changes, notes) = match machine {
+            Some(_) => (vec![], vec![]),
+            None => (changes(forecast, approved), notes.clone()),
+        };
         let policy = literal_digest(values).to_string();
-        let expected = Expected::new(selection.bank, policy, notes.clone());
-        let (machine, kinds, values) = (None, vec![kind], values.clone());
-        self.shapes.push(Shape { entry, machine, kinds, values, signed, changes, expected });
-        signed
-    }
-
-    /// Its events are those of the boot without its words, but for these.
-    fn add_own(
-        &mut self,
-        vm: &Vm,
-        entry: Option<String>,
-        kind: MachineKind,
-        forecast: &Forecast,
-    ) -> usize {
-        let values = forecast.values.clone();
-        let signed = self.signed_of(forecast);
-        let is_its = |shape: &&mut Shape| shape.machine.as_ref() == Some(&vm.name);
-        let mut its = self.shapes.iter_mut().rev().take_while(is_its);
-        if let Some(same) = its.find(|shape| shape.values == values) {
-            if !same.kinds.contains(&kind) {
-                same.kinds.push(kind);
-            }
-            return signed;
-        }
-        let expected = Expected::new(values.bank(), literal_digest(&values).to_string(), vec![]);
-        let (machine, kinds, changes) = (Some(vm.name.clone()), vec![kind], vec![]);
+        let expected = Expected::new(values.bank(), policy, notes);
+        let (kinds, values) = (vec![kind], values.clone());
         self.shapes.push(Shape { entry, machine, kinds, values, signed, changes, expected });
         signed
     }
@@ -206,6 +187,29 @@ impl Forecasts {
             self.signed.len() - 1
         })
     }
+}
+
+impl Shape {
+    /// Whether it differs from `other` in what GRUB and the kernel measure of words, and in nothing else.
+    pub(super) fn differs_by_words(&self, other: &Self) -> bool {
+        let mut pcrs = self.values.iter().filter(|(pcr, _)| !Self::is_of_words(*pcr));
+        self.signed == other.signed && pcrs.all(|(pcr, value)| other.values.get(pcr) == Some(value))
+    }
+
+    /// The PCRs that a machine's own words change: GRUB's commands, and what it and the kernel read.
+    pub fn is_of_words(pcr: PcrIndex) -> bool {
+        matches!(pcr.get(), 8 | 9)
+    }
+}
+
+/// What is not as in the approved boot that comes nearest.
+fn changes(forecast: &Forecast, approved: &[Expected]) -> Vec<ChangedEvent> {
+    let Forecast { values, notes, entry, .. } = forecast;
+    let selection = values.selection();
+    let changed = |known: &[Note]| ChangedEvent::all(known, notes, entry, &selection);
+    let known = approved.iter().filter(|shape| shape.bank == selection.bank);
+    let nearest = known.map(|shape| changed(&shape.notes)).min_by_key(Vec::len);
+    nearest.unwrap_or_else(|| changed(&[]))
 }
 
 /// Characters of an entry's name, and of a reason.

@@ -21,7 +21,9 @@ pub const MAX_QUESTION: usize = Template::MAX_LEN * 2 + (16 << 20);
 /// Longest text of an answer.
 pub const MAX_ANSWER: usize = 32 << 20;
 /// Most boots of an answer, and of each the most changes.
-const MAX_BOOTS: usize = Template::MAX_VMS * 2;
+const MAX_BOOTS: usize = 1024;
+/// Most of them that have words of one machine's own: each may have some entries and kinds.
+const MAX_OWN_BOOTS: usize = Template::MAX_OWN_DISKS * 16;
 const MAX_CHANGES: usize = 8192;
 /// Most lines of other things.
 const MAX_LINES: usize = 4096;
@@ -189,7 +191,10 @@ impl ForecastsText {
     fn checked(self, template: &Template) -> Result<Forecasts, String> {
         let machines = template.machines();
         require(self.machines.len() == machines.len(), "other machines than the template's")?;
-        require(self.boots.len() <= MAX_BOOTS, "too many boots")?;
+        let (own, common): (Vec<_>, Vec<_>) =
+            self.boots.iter().partition(|boot| boot.machine.is_some());
+        let are_few = common.len() <= MAX_BOOTS && own.len() <= MAX_OWN_BOOTS;
+        require(are_few, "too many boots")?;
         require(self.left_out.len() <= MAX_LINES, "too many entries")?;
         require(self.signed.len() <= self.boots.len(), "PCRs that no boot has")?;
         let signed = self.signed.into_iter().map(|pcrs| selection(template, &pcrs));
@@ -200,7 +205,10 @@ impl ForecastsText {
         let bounds = Bounds { bank: template.bank, signed: &signed, sizes, own };
         let boots = self.boots.into_iter().map(|boot| boot.checked(&bounds));
         let shapes: Vec<Shape> = boots.collect::<Result<_, _>>()?;
-        require(shapes.iter().all(|it| is_of_template(it, &shapes)), "a machine's own boot")?;
+        let (own, common): (Vec<&Shape>, Vec<&Shape>) =
+            shapes.iter().partition(|shape| shape.machine.is_some());
+        let is_told = |own: &&Shape| common.iter().any(|shape| own.differs_by_words(shape));
+        require(own.iter().all(is_told), "a machine's own boot")?;
         let vms = self.machines.into_iter().zip(&machines).map(|(machine, vm)| {
             require(machine.boots.len() <= shapes.len(), "a boot twice")?;
             let own = template.has_own_disk(vm).then_some(&vm.name);
@@ -317,18 +325,6 @@ impl ChangeText {
 
 /// Files of one change that are named.
 const MAX_FILES: usize = 64;
-
-/// A machine's own words change what GRUB and the kernel measure of them, and nothing else of a boot.
-fn is_of_template(shape: &Shape, all: &[Shape]) -> bool {
-    let is_free = |pcr: PcrIndex| matches!(pcr.get(), 8 | 9);
-    let mut others = all.iter().filter(|it| it.machine.is_none());
-    let is_same = |other: &Shape| {
-        let mut pcrs = shape.values.iter().filter(|(pcr, _)| !is_free(*pcr));
-        other.signed == shape.signed
-            && pcrs.all(|(pcr, value)| other.values.get(pcr) == Some(value))
-    };
-    shape.machine.is_none() || others.any(is_same)
-}
 
 /// What is signed for a boot.
 fn approved(shape: &Shape, signed: &[PcrSelection]) -> Option<PolicyDigest> {

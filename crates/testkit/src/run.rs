@@ -1,5 +1,6 @@
 //! Running programs: how they ended, what they said, always within a bounded time.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -124,4 +125,27 @@ pub fn is_killed(command: &Command, call: &str, nth: usize) -> bool {
     let ran = run(strace.arg(command.get_program()).args(command.get_args()));
     assert!(matches!(ran.code, None | Some(0)), "{call} {nth}: {ran:#?}");
     ran.code.is_none()
+}
+
+/// Kills `command` at every one of these system calls in turn, each time after `prepare`, and has `check`
+/// look at what is left. Returns the calls that it was killed at, with how often each.
+#[track_caller]
+pub fn kill_everywhere(
+    command: &Command,
+    calls: &[&'static str],
+    prepare: impl Fn(),
+    check: impl Fn(&str),
+) -> BTreeMap<&'static str, usize> {
+    let mut points = BTreeMap::new();
+    for call in calls.iter().copied() {
+        for nth in 1.. {
+            prepare();
+            if !is_killed(command, call, nth) {
+                break;
+            }
+            points.insert(call, nth);
+            check(&format!("{call} {nth}"));
+        }
+    }
+    points
 }

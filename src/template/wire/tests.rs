@@ -112,6 +112,11 @@ fn boots_of_machines_with_words_of_their_own_are_theirs_alone() {
     refused("/machines/0/boots", json!([2]), "not told of it");
     refused("/machines/0/boots", json!([0]), "not told of it");
     refused("/boots/1/machine", json!("c"), "words of a machine that has none");
+    let good: Value = serde_json::from_str(&text).unwrap();
+    for (boot, most) in [(0, MAX_BOOTS), (1, MAX_OWN_BOOTS)] {
+        let boot = &good["forecasts"]["boots"][boot];
+        refused("/boots", json!(vec![boot; most + 1]), "too many boots");
+    }
     // Another kernel than that of the boot without its words.
     let mut other = own_forecasts(&template);
     for values in other.shapes.iter_mut().skip(1).map(|shape| &mut shape.values) {

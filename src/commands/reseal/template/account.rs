@@ -103,7 +103,7 @@ fn of_shape(shape: &Shape, of_several: bool) -> Vec<String> {
 /// What its own words change of a boot is told by the values: the words themselves are beside them.
 fn of_own(shape: &Shape, machine: &str) -> String {
     let entry = shape.entry.as_ref().map(|entry| format!(" of {entry}")).unwrap_or_default();
-    let values = shape.values.iter().filter(|(pcr, _)| matches!(pcr.get(), 8 | 9));
+    let values = shape.values.iter().filter(|(pcr, _)| Shape::is_of_words(*pcr));
     let values = values.map(|(pcr, value)| format!("PCR {pcr} {value}"));
     let values = values.collect::<Vec<_>>().join(", ");
     format!("  with its own words {machine} measures{entry}: {values}")
